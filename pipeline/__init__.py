@@ -1,0 +1,3 @@
+"""AnisoAlign: text corpora in, substitute image embeddings out."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,226 @@
+"""The interface of every alignment method: fit, transform, save, load."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from pipeline.geometry.moments import MeanSum, Moments
+from pipeline.storage.artifacts import write_artifact
+
+_ROWS_AT_ONCE = 16_384
+
+
+def normalise(embeddings: Tensor) -> Tensor:
+    """Return unit rows, shape (n, d)."""
+    return torch.nn.functional.normalize(embeddings, dim=-1)
+
+
+class NotFittedError(ValueError):
+    """An aligner was used before it was fitted."""
+
+
+class Aligner(ABC):
+    """Moves text embeddings into the image cloud.
+
+    `fit` sees unpaired unit rows of both modalities; `transform` maps text embeddings (n, d) to
+    substitute image embeddings (n, d), unit rows, float32. Methods that calibrate subtract the mean
+    mu-hat of the mapped corpus and add the image mean (section 4.4c); the state of mu-hat is kept
+    as a mergeable sum and count.
+    """
+
+    method: ClassVar[str]
+    calibrates: ClassVar[bool] = False
+
+    provenance: dict[str, Any]
+    """What the artifact says of its making (encoder, corpora, counts); set by save and load."""
+    fingerprint: str | None
+    """Content digest of the artifact it was saved to or loaded from."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._calibration: MeanSum | None = None
+        self._device = torch.device("cpu")
+        self.provenance: dict[str, Any] = {}
+        self.fingerprint: str | None = None
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def fit(self, image: Tensor, text: Tensor) -> Self:
+        """Fit on unpaired unit rows, `image` (n, d) and `text` (k, d); returns self.
+
+        Raises:
+            ValueError: when widths differ, a cloud is empty, or values are not finite.
+        """
+
+    @abstractmethod
+    def map(self, text: Tensor) -> Tensor:
+        """Return the mapped, not yet calibrated unit rows e' (n, d) of text embeddings (n, d)."""
+
+    def mean_of_mapped(self, text: Tensor) -> MeanSum:
+        """Return the partial state of mu-hat over text embeddings (n, d)."""
+        state = MeanSum.zero(text.shape[1])
+        for rows in text.split(_ROWS_AT_ONCE):
+            state = state.merge(MeanSum.of(self.map(rows.to(self._device))))
+        return state
+
+    @property
+    def calibration(self) -> MeanSum | None:
+        """The sum and count behind mu-hat, None before calibration."""
+        return self._calibration
+
+    def calibrate(self, state: MeanSum) -> Self:
+        """Set mu-hat from the merged state over the corpus; returns self."""
+        if self.calibrates:
+            self._calibration = state
+            shift = self._tensor("image_mean").cpu().to(torch.float64) - state.mean
+            self._tensors["calibration_shift"] = shift.to(torch.float32).to(self._device)
+        return self
+
+    def transform(self, text: Tensor) -> Tensor:
+        """Return substitute image embeddings (n, d), unit float32 rows, of text embeddings (n, d).
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: when the width differs from that of the fit.
+        """
+        self._check_width(text)
+        return torch.cat([self._transform_rows(rows) for rows in text.split(_ROWS_AT_ONCE)])
+
+    def _transform_rows(self, text: Tensor) -> Tensor:
+        mapped = self.map(text.to(self._device, torch.float32))
+        if not self.calibrates:
+            return mapped
+        return normalise(mapped + self._tensor("calibration_shift"))
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise NotFittedError(f"the {self.method} aligner is not fitted: call fit first")
+        return self._tensors[name]
+
+    @property
+    def dimension(self) -> int:
+        """Width d of the embeddings it was fitted on."""
+        return self._tensor("image_mean").shape[0]
+
+    def _check_width(self, text: Tensor) -> None:
+        if text.ndim != 2 or text.shape[1] != self.dimension:
+            raise ValueError(
+                f"text embeddings have shape {tuple(text.shape)}, but the aligner was fitted on "
+                f"width {self.dimension}; use the encoder it was fitted with"
+            )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the aligner to a device; returns self."""
+        self._device = torch.device(device)
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        return self
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the settings stored in the artifact's config.json."""
+        return {"method": self.method}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything fitted, on the CPU: the content of the artifact's safetensors file."""
+        named = {name: tensor.cpu().contiguous() for name, tensor in self._tensors.items()}
+        if self._calibration is not None:
+            for name, tensor in self._calibration.tensors().items():
+                named[f"calibration.{name}"] = tensor
+        return named
+
+    @classmethod
+    @abstractmethod
+    def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
+        """Return an unfitted aligner with the settings of `configuration()`."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Take over what `tensors()` returned; returns self."""
+        state = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        calibration = with_prefix(tensors, "calibration.")
+        self._tensors = state
+        self._calibration = MeanSum.from_tensors(calibration) if calibration else None
+        return self
+
+    def save(
+        self,
+        url: str,
+        provenance: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> str:
+        """Write the artifact folder (config.json, model.safetensors); returns its fingerprint.
+
+        `provenance` (JSON-able: encoder, corpora, counts) is stored beside the settings,
+        `statistics` of the fitting data beside the tensors, under `statistics.`.
+        """
+        if provenance is not None:
+            self.provenance = dict(provenance)
+        configuration = {**self.configuration(), "provenance": self.provenance}
+        kept = {f"statistics.{name}": tensor for name, tensor in (statistics or {}).items()}
+        self.fingerprint = write_artifact(url, configuration, {**self.tensors(), **kept})
+        return self.fingerprint
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, the prefix removed."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def check_clouds(image: Tensor, text: Tensor) -> None:
+    """Check two clouds of embeddings, (n, d) and (k, d), before a fit.
+
+    Raises:
+        ValueError: when one is not two-dimensional or is empty, widths differ, or a value is not
+            finite or a row zero.
+    """
+    for name, cloud in (("image", image), ("text", text)):
+        if cloud.ndim != 2 or cloud.shape[0] == 0:
+            raise ValueError(
+                f"{name} embeddings must be (n, d) with n > 0, not {tuple(cloud.shape)}"
+            )
+        norms = cloud.norm(dim=1)
+        if not bool(torch.isfinite(norms).all()):
+            raise ValueError(f"{name} embeddings hold NaN or infinite values; remove these rows")
+        if bool((norms == 0).any()):
+            raise ValueError(f"{name} embeddings hold zero rows; remove them")
+    if image.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"image embeddings have width {image.shape[1]}, text embeddings {text.shape[1]}; both "
+            "must come from one encoder"
+        )
+
+
+class MomentAligner(Aligner):
+    """A method that needs nothing but the moments of both clouds."""
+
+    def fit(self, image: Tensor, text: Tensor) -> Self:
+        """Fit on unpaired unit rows, `image` (n, d) and `text` (k, d); returns self."""
+        check_clouds(image, text)
+        self.fit_moments(Moments.of(image), Moments.of(text))
+        if self.calibrates:
+            self.calibrate(self.mean_of_mapped(text.to(torch.float32)))
+        return self
+
+    def fit_moments(self, image: Moments, text: Moments) -> Self:
+        """Fit on merged moments; methods that calibrate still need `calibrate`; returns self."""
+        self._tensors = {
+            "image_mean": image.mean.to(self._device, torch.float32),
+            "text_mean": text.mean.to(self._device, torch.float32),
+        }
+        return self
+
+    @classmethod
+    def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
+        """Return an unfitted aligner."""
+        del configuration
+        return cls()

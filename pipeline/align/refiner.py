@@ -1,0 +1,101 @@
+"""Stage II: the instance-conditioned bounded refinement of the source (section 4.4b)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.geometry.circular import PhaseStructure
+from pipeline.geometry.frame import Frame
+from pipeline.geometry.polar import EPSILON, from_polar, wrap
+
+
+class Parts(NamedTuple):
+    """An embedding taken apart: radii (n, m), phases (n, m), complement v (n, d)."""
+
+    radius: Tensor
+    phase: Tensor
+    complement: Tensor
+
+    def rebuild(self, frame: Frame) -> Tensor:
+        """Return Norm(Q_U c(rho, theta) + v), shape (n, d) (section 4.4c)."""
+        inside = frame.embed(from_polar(self.radius, self.phase))
+        return torch.nn.functional.normalize(inside + self.complement, dim=-1)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest changes: phase in radians, log radius, complement per coordinate."""
+
+    phase: float
+    log_radius: float
+    complement: float
+
+
+class RefinerNetwork(nn.Module):
+    """The network g: (dtheta, drho, dv) from [sin theta0; cos theta0; log rho0; v0].
+
+    The last layer starts at zero, so that training starts at the global initialization exactly.
+    """
+
+    def __init__(self, blocks: int, dimension: int, width: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.entry = nn.Linear(3 * blocks + dimension, width)
+        self.hidden = nn.Linear(width, width)
+        self.exit = nn.Linear(width, 2 * blocks + dimension)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def forward(self, initial: Parts) -> Tensor:
+        """Return the raw outputs, shape (n, 2 m + d), of initial parts."""
+        features = torch.cat(
+            (
+                torch.sin(initial.phase),
+                torch.cos(initial.phase),
+                torch.log(initial.radius),
+                initial.complement,
+            ),
+            dim=-1,
+        )
+        hidden = nn.functional.silu(self.entry(features))
+        hidden = hidden + nn.functional.silu(self.hidden(hidden))
+        output: Tensor = self.exit(hidden)
+        return output
+
+
+def bounded_refinement(initial: Parts, output: Tensor, frame: Frame, bounds: Bounds) -> Parts:
+    """Apply raw network output (n, 2 m + d) within the bounds, whatever its values (section 4.4b).
+
+    theta^ = wrap(theta0 + a_theta tanh dtheta), rho^ = rho0 exp(a_rho tanh drho) and
+    v^ = v0 + a_v tanh dv, with dv taken to V first.
+    """
+    blocks = initial.phase.shape[-1]
+    phase_change, radius_change, complement_change = output.split(
+        (blocks, blocks, output.shape[-1] - 2 * blocks), dim=-1
+    )
+    return Parts(
+        radius=initial.radius * torch.exp(bounds.log_radius * torch.tanh(radius_change)),
+        phase=wrap(initial.phase + bounds.phase * torch.tanh(phase_change)),
+        complement=initial.complement
+        + bounds.complement * torch.tanh(frame.complement(complement_change)),
+    )
+
+
+def phase_consistency_loss(initial: Parts, refined: Parts, structure: PhaseStructure) -> Tensor:
+    """Return L_Phi (a scalar): phase differences along the graph must stay as they were.
+
+    (1/|E|) sum over edges of w_kl (1 - cos((theta^_k - theta^_l) - (theta0_k - theta0_l))) with
+    w_kl = rho0_k rho0_l / (sum over edges of rho0_u rho0_v + eps), meaned over samples.
+    """
+    first, second = structure.edges[:, 0], structure.edges[:, 1]
+    change = refined.phase - initial.phase
+    radius = initial.radius.detach()
+    product = radius[:, first] * radius[:, second]
+    weight = product / (product.sum(dim=-1, keepdim=True) + EPSILON)
+    twist = 1 - torch.cos(change[:, first] - change[:, second])
+    # A single block has no edge, and nothing to keep.
+    return (weight * twist).sum(dim=-1).mean() / max(1, structure.edges.shape[0])

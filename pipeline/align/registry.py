@@ -1,0 +1,42 @@
+"""Aligners by name: making them from settings and reading them back from artifacts."""
+
+from __future__ import annotations
+
+from pipeline.align.anisoalign import AnisoAlign, AnisoAlignInit
+from pipeline.align.base import Aligner
+from pipeline.align.baselines import Centroid, Identity, ReAlign
+from pipeline.align.settings import METHODS, AnisoAlignSettings
+from pipeline.storage.artifacts import artifact_fingerprint, read_artifact
+
+_CLASSES: dict[str, type[Aligner]] = {
+    aligner.method: aligner for aligner in (Identity, Centroid, ReAlign, AnisoAlign, AnisoAlignInit)
+}
+assert set(_CLASSES) == set(METHODS)
+
+
+def create_aligner(
+    method: str, settings: AnisoAlignSettings | None = None, seed: int = 0
+) -> Aligner:
+    """Return an unfitted aligner of a method; raises ValueError for an unknown name."""
+    if method not in _CLASSES:
+        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    aligner_class = _CLASSES[method]
+    if issubclass(aligner_class, AnisoAlign):
+        return aligner_class.from_settings(settings or AnisoAlignSettings(), seed)
+    return aligner_class()
+
+
+def load_aligner(url: str) -> Aligner:
+    """Read an aligner from an artifact folder at any fsspec URL.
+
+    Raises:
+        ValueError: when it is missing, damaged, or of an unknown method.
+    """
+    configuration, tensors = read_artifact(url)
+    method = configuration.get("method")
+    if method not in _CLASSES:
+        raise ValueError(f"{url} holds an aligner of the unknown method {method!r}")
+    aligner = _CLASSES[method].from_configuration(configuration).restore(tensors)
+    aligner.provenance = dict(configuration["provenance"])
+    aligner.fingerprint = artifact_fingerprint(configuration, tensors)
+    return aligner

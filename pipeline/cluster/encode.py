@@ -1,0 +1,74 @@
+"""The encode flow: captions and images to datasets of embeddings."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pipeline.cluster.corpora import (
+    Side,
+    embeddings_root,
+    encoder_options,
+    plan_corpus,
+    source_corpus,
+)
+from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
+from pipeline.config import ConfigError, RunConfig
+from pipeline.report.console import Reporter
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.stages.embed import EncoderOptions
+from pipeline.storage.slices import combined
+
+
+@lru_cache(maxsize=2)
+def describe_encoder(options: EncoderOptions) -> dict[str, Any]:
+    """Return what manifests say of an encoder; raises ValueError when there is no such encoder."""
+    return options.build("text").description
+
+
+def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport | None:
+    """Encode one side; returns None when it carries embeddings already.
+
+    Raises:
+        ValueError: when its input or the encoder cannot be used.
+    """
+    corpus = source_corpus(config, side, reporter)
+    if corpus.holds_embeddings:
+        reporter.say(f"{side}.path holds embeddings; nothing to encode")
+        return None
+    options = encoder_options(config)
+    encoder = describe_encoder(options)
+    dtype = config.output.embeddings_dtype
+    request = DatasetRequest(
+        name=f"encoding {side}",
+        corpus=corpus,
+        plan=plan_corpus(config, corpus, side, reporter),
+        root=embeddings_root(config, side),
+        kind="text-embeddings" if side == "text" else "image-embeddings",
+        dtype=dtype,
+        dimension=encoder["dimension"],
+        embed={"modality": side, "encoder": options},
+        fingerprint=combined(
+            "encode", SCHEMA_VERSION, encoder["fingerprint"], encoder["precision"], dtype
+        ),
+        encoder=encoder,
+    )
+    return write_dataset(config, request, reporter)[1]
+
+
+def encode(config: RunConfig, reporter: Reporter) -> list[FlowReport]:
+    """Encode every side whose path is set and that carries no embeddings.
+
+    Raises:
+        ConfigError: when neither `text.path` nor `image.path` is set.
+        ValueError: when an input or the encoder cannot be used.
+    """
+    sides: list[Side] = []
+    if config.text.path is not None:
+        sides.append("text")
+    if config.image.path is not None:
+        sides.append("image")
+    if not sides:
+        raise ConfigError("neither text.path nor image.path is set; give one with --set")
+    reports = [encode_side(config, side, reporter) for side in sides]
+    return [report for report in reports if report is not None]

@@ -1,0 +1,253 @@
+"""The fit flow: statistics, frame, training, calibration, artifact."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.align.anisoalign import AnisoAlign
+from pipeline.align.base import Aligner, MomentAligner
+from pipeline.align.registry import create_aligner, load_aligner
+from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
+from pipeline.cluster.reductions import Reduced, reduce_corpus
+from pipeline.cluster.training import TrainingRows, train_aligner
+from pipeline.config import RunConfig
+from pipeline.geometry.moments import Moments
+from pipeline.report.console import Reporter
+from pipeline.stages.accumulate import MeasureMapped, MeasureMoments, MeasurePolar
+from pipeline.storage import locations
+from pipeline.storage.artifacts import read_artifact, write_artifact
+from pipeline.storage.corpus import Corpus
+from pipeline.storage.manifest import open_manifest
+from pipeline.storage.planning import Plan
+from pipeline.storage.slices import combined
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did: `reused` when the artifact was there already; seconds are wall-clock."""
+
+    method: str
+    rank: int | None
+    image_rows: int
+    text_rows: int
+    seconds: float
+    path: str
+    fingerprint: str
+    reused: bool
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**vars(self), "path": locations.redact_url(self.path)}
+
+
+@dataclass(frozen=True)
+class FitSide:
+    """One side of a fit: its embeddings, cut in units, and the encoder they came from."""
+
+    side: Side
+    corpus: Corpus
+    plan: Plan
+    encoder: dict[str, Any]
+
+    @property
+    def dimension(self) -> int:
+        """Width of the embeddings."""
+        assert self.plan.dimension is not None, "the corpus holds embeddings"
+        return self.plan.dimension
+
+
+def fit_side(config: RunConfig, side: Side, reporter: Reporter) -> FitSide:
+    """Find and plan a side's embeddings; raises ValueError when there are none."""
+    corpus = embedding_corpus(config, side, reporter)
+    plan = plan_corpus(config, corpus, f"{side} embeddings", reporter)
+    return FitSide(side, corpus, plan, encoder_of(corpus))
+
+
+def encoder_of(corpus: Corpus) -> dict[str, Any]:
+    """Return the encoder that a corpus of embeddings came from, as far as it is known."""
+    if corpus.format == "dataset":
+        return open_manifest(corpus.path).encoder
+    return {"model": "unknown (embeddings given)", "fingerprint": ""}
+
+
+def aligner_path(config: RunConfig) -> str:
+    """Return where the aligner is read from or written to."""
+    if config.aligner.path is not None:
+        return locations.absolute(config.aligner.path)
+    return output(config, "aligner")
+
+
+def fit(config: RunConfig, reporter: Reporter) -> FitReport:
+    """Fit the configured method on both sides' embeddings and write its artifact.
+
+    An artifact fitted before from the same inputs and settings is kept as it is.
+
+    Raises:
+        ValueError: when embeddings are missing, their widths differ, too many cannot be used, or
+            the rank does not fit them.
+    """
+    start = time.perf_counter()
+    path = output(config, "aligner")
+    locations.check_writable(path)
+    image, text = (fit_side(config, side, reporter) for side in ("image", "text"))
+    _check_sides(image, text)
+    key = _fit_key(config, image, text)
+    existing = _existing(path, key)
+    if existing is not None:
+        reporter.say(f"the aligner at {locations.redact_url(path)} is up to date")
+        return _report(existing, path, start, reused=True)
+    image_moments = _moments(config, image, reporter)
+    text_moments = _moments(config, text, reporter)
+    aligner = create_aligner(config.align.method, config.align, config.seed)
+    if isinstance(aligner, AnisoAlign):
+        aligner.fit_frame(image_moments.state, text_moments.state)
+        _fit_anisoalign(config, aligner, image, text, key, reporter)
+    else:
+        assert isinstance(aligner, MomentAligner)
+        aligner.fit_moments(image_moments.state, text_moments.state)
+    if aligner.calibrates:
+        calibrate(aligner, text, reporter)
+    provenance = {
+        "fit_key": key,
+        "encoder": text.encoder,
+        "image": {"path": image.corpus.shown, "digest": image.plan.digest},
+        "text": {"path": text.corpus.shown, "digest": text.plan.digest},
+        "image_rows": image_moments.rows,
+        "text_rows": text_moments.rows,
+        "calibration_digest": text.plan.digest,
+    }
+    statistics = {
+        f"{side}.{name}": tensor
+        for side, moments in (("image", image_moments), ("text", text_moments))
+        for name, tensor in moments.state.tensors().items()
+    }
+    aligner.save(path, provenance, statistics)
+    return _report(aligner, path, start, reused=False)
+
+
+def calibrate(aligner: Aligner, text: FitSide, reporter: Reporter) -> None:
+    """Set mu-hat from one pass over all text embeddings (section 4.4c)."""
+    mapped = reduce_corpus(
+        text.corpus,
+        text.plan.units,
+        text.dimension,
+        MeasureMapped(aligner),
+        title="calibrating mu-hat",
+        reporter=reporter,
+    )
+    aligner.calibrate(mapped.state)
+
+
+def _fit_anisoalign(
+    config: RunConfig,
+    aligner: AnisoAlign,
+    image: FitSide,
+    text: FitSide,
+    key: str,
+    reporter: Reporter,
+) -> None:
+    polar = [
+        reduce_corpus(
+            side.corpus,
+            side.plan.units,
+            side.dimension,
+            MeasurePolar(aligner, side.side),
+            title=f"phases and radii of {side.side}",
+            reporter=reporter,
+        ).state
+        for side in (image, text)
+    ]
+    aligner.fit_polar(*polar)
+    if not aligner.refines:
+        return
+    rows = [
+        TrainingRows.choose(
+            side.corpus, side.plan.units, side.dimension, config.train.max_rows, config.seed
+        )
+        for side in (image, text)
+    ]
+    workers = "driver" if config.train.workers == 0 else f"{config.train.workers}-workers"
+    folder = output(config, "training", f"{key[:16]}-{workers}")
+    train_aligner(config, aligner, rows[0], rows[1], folder, reporter)
+
+
+def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
+    """Return a side's moments, from storage when the same units were counted before."""
+    digest = combined("moments", side.plan.digest, side.dimension)
+    url = output(config, "statistics", f"{side.side}-moments-{digest[:16]}")
+    if locations.exists(locations.join(url, "config.json")):
+        counts, tensors = read_artifact(url)
+        return Reduced(Moments.from_tensors(tensors), counts["rows"], counts["rejected"])
+    reduced = reduce_corpus(
+        side.corpus,
+        side.plan.units,
+        side.dimension,
+        MeasureMoments(),
+        title=f"moments of {side.side}",
+        reporter=reporter,
+    )
+    if reduced.rejected > config.rejects.max_share * (reduced.rows + reduced.rejected):
+        raise ValueError(
+            f"{reduced.rejected} of {reduced.rows + reduced.rejected} embeddings of "
+            f"{side.corpus.shown} cannot be used (NaN, zero, wrong width, or a repeated id), more "
+            f"than rejects.max_share={config.rejects.max_share:g} allows"
+        )
+    counts = {"rows": reduced.rows, "rejected": reduced.rejected}
+    write_artifact(url, counts, reduced.state.tensors())
+    return reduced
+
+
+def _check_sides(image: FitSide, text: FitSide) -> None:
+    if image.dimension != text.dimension:
+        raise ValueError(
+            f"image embeddings have width {image.dimension} ({image.corpus.shown}), text "
+            f"embeddings {text.dimension} ({text.corpus.shown}); both must come from one encoder"
+        )
+    known = {side.encoder["fingerprint"] for side in (image, text)} - {""}
+    if len(known) > 1:
+        raise ValueError(
+            "image and text embeddings come from two different encoders; encode both sides again "
+            "with one"
+        )
+
+
+def _fit_key(config: RunConfig, image: FitSide, text: FitSide) -> str:
+    """Return a digest of everything the artifact depends on."""
+    settings = asdict(config.align)
+    if config.align.method not in ("anisoalign", "anisoalign-init"):
+        settings = {"method": config.align.method}
+    return combined(
+        "fit",
+        settings,
+        config.seed,
+        config.train.max_rows,
+        image.plan.digest,
+        text.plan.digest,
+        text.encoder["fingerprint"],
+    )
+
+
+def _existing(path: str, key: str) -> Aligner | None:
+    if not locations.exists(locations.join(path, "config.json")):
+        return None
+    try:
+        aligner = load_aligner(path)
+    except ValueError:
+        return None  # half an artifact, or an older version's: fit it anew
+    return aligner if aligner.provenance.get("fit_key") == key else None
+
+
+def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitReport:
+    assert aligner.fingerprint is not None
+    return FitReport(
+        method=aligner.method,
+        rank=aligner.frame.rank if isinstance(aligner, AnisoAlign) else None,
+        image_rows=aligner.provenance["image_rows"],
+        text_rows=aligner.provenance["text_rows"],
+        seconds=time.perf_counter() - start,
+        path=path,
+        fingerprint=aligner.fingerprint,
+        reused=reused,
+    )

@@ -1,0 +1,113 @@
+"""Merging partial states of a corpus in a tree of fixed shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray.data
+import safetensors.torch
+from ray.exceptions import RayError
+
+from pipeline.cluster.session import user_error
+from pipeline.report.console import Reporter
+from pipeline.stages.accumulate import Accumulate, Measure
+from pipeline.storage.corpus import Corpus, Unit
+
+_UNITS_PER_GROUP = 8
+"""Units that one task merges; the tree's shape, and so its rounding, depends on nothing else."""
+
+
+class TreeReduction:
+    """Merges states given by index, in any order, always along the same binary tree.
+
+    Siblings merge as soon as both are there, so that few states are held at once and the result
+    has the same bits whatever the order of arrival.
+    """
+
+    def __init__(self, leaves: int) -> None:
+        self._sizes = [leaves]
+        while self._sizes[-1] > 1:
+            self._sizes.append((self._sizes[-1] + 1) // 2)
+        self._waiting: dict[tuple[int, int], Any] = {}
+
+    def add(self, index: int, state: Any | None) -> None:
+        """Add the state of a leaf; None stands for a leaf without rows."""
+        level = 0
+        while level < len(self._sizes) - 1:
+            sibling = index ^ 1
+            if sibling < self._sizes[level]:
+                if (level, sibling) not in self._waiting:
+                    break
+                other = self._waiting.pop((level, sibling))
+                left, right = (state, other) if index < sibling else (other, state)
+                state = right if left is None else left if right is None else left.merge(right)
+            level, index = level + 1, index // 2
+        self._waiting[(level, index)] = state
+
+    @property
+    def result(self) -> Any | None:
+        """The merged state of all leaves, None when no leaf had rows."""
+        assert list(self._waiting) == [(len(self._sizes) - 1, 0)], "a leaf is missing"
+        return self._waiting[(len(self._sizes) - 1, 0)]
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A merged state, the rows it stands for and the rows that could not be used."""
+
+    state: Any
+    rows: int
+    rejected: int
+
+
+def reduce_corpus(
+    corpus: Corpus,
+    units: Sequence[Unit],
+    dimension: int,
+    measure: Measure,
+    *,
+    title: str,
+    reporter: Reporter,
+) -> Reduced:
+    """Accumulate a measure over the embeddings of a corpus, one pass.
+
+    Raises:
+        ValueError: when a unit cannot be read or no row can be used.
+    """
+    ordered = sorted(units, key=lambda unit: unit.key)
+    groups = [
+        ordered[start : start + _UNITS_PER_GROUP]
+        for start in range(0, len(ordered), _UNITS_PER_GROUP)
+    ]
+    rows = [
+        {"group": index, "units": json.dumps([unit.to_json() for unit in group])}
+        for index, group in enumerate(groups)
+    ]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Accumulate(corpus, dimension, measure),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+    )
+    tree = TreeReduction(len(groups))
+    used = rejected = 0
+    try:
+        with reporter.progress(title, sum(unit.rows for unit in units)) as advance:
+            for row in dataset.iter_rows():
+                serialized = row["state"]
+                state = measure.read(safetensors.torch.load(serialized)) if serialized else None
+                tree.add(row["group"], state)
+                used += row["rows"]
+                rejected += row["rejected"]
+                advance(row["rows"] + row["rejected"])
+    except RayError as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        raise ValueError(str(cause)) from error
+    if tree.result is None:
+        raise ValueError(f"no row of {corpus.shown} can be used")
+    return Reduced(tree.result, used, rejected)

@@ -1,0 +1,129 @@
+"""Starting Ray, and what every flow needs set."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from pipeline.config import RunConfig
+
+_LOCAL_ADDRESSES = frozenset({None, "local"})
+
+# Actors, reads and writes have to fit on one CPU together, or readers starve behind idle actors.
+_ACTOR_CPUS = 0.75
+IO_CPUS = 0.25
+"""CPUs of a task that reads or writes a unit."""
+
+
+@contextmanager
+def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
+    """Have Ray running while inside; a Ray that runs already is used and left running.
+
+    Raises:
+        ValueError: when there is no cluster at `ray.address`.
+    """
+    started = not ray.is_initialized()
+    if started:
+        # Measured: uv and dashboard hooks cost seconds at start and nothing here needs them.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+        local = config.ray.address in _LOCAL_ADDRESSES and "RAY_ADDRESS" not in os.environ
+        options = {"include_dashboard": False} if local else {}
+        if not verbose:
+            # Ray's C++ core prints to the driver's stderr past every Python logger.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        try:
+            ray.init(
+                address=config.ray.address,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                **options,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise ValueError(
+                f"cannot reach Ray at ray.address={config.ray.address}: {_first_line(error)}; "
+                "start a cluster, or leave ray.address empty to use this machine"
+            ) from None
+    context = DataContext.get_current()
+    before = (context.target_max_block_size, context.enable_progress_bars)
+    context.target_max_block_size = None  # a unit stays one block from end to end
+    context.enable_progress_bars = verbose
+    context.execution_no_progress_timeout_s = config.ray.no_progress_timeout_s
+    if not verbose:
+        for name in ("ray.data", "ray.train", "ray"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.target_max_block_size, context.enable_progress_bars = before
+        if started:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class ActorPool:
+    """The pool of actors that encode and correct."""
+
+    size: int
+    cpus: float
+    gpus: float
+
+    @property
+    def strategy(self) -> ActorPoolStrategy:
+        """A pool of fixed size: open scaling has starved pools of GPU actors."""
+        return ActorPoolStrategy(size=self.size)
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of torch in an actor on CPUs; None leaves torch's own choice beside a GPU."""
+        return None if self.gpus else 1
+
+
+def actor_pool(config: RunConfig, units: int) -> ActorPool:
+    """Choose the actors for a number of units from the configuration and the cluster.
+
+    Raises:
+        ValueError: when the cluster has not the GPUs that are asked for.
+    """
+    resources = ray.cluster_resources()
+    gpus = float(resources.get("GPU", 0) >= 1)
+    if config.ray.gpus_per_actor != "auto":
+        gpus = config.ray.gpus_per_actor
+    if config.ray.encode_actors != "auto":
+        size = config.ray.encode_actors
+    elif gpus:
+        size = max(1, int(resources.get("GPU", 0) // gpus))
+    else:
+        size = max(1, int(resources.get("CPU", 1)))
+    alone = config.ray.address in _LOCAL_ADDRESSES and "RAY_ADDRESS" not in os.environ
+    if gpus and alone and not resources.get("GPU"):
+        # A cluster may show no GPU before the first is asked for; this machine will not grow one.
+        raise ValueError(
+            f"ray.gpus_per_actor is {gpus:g}, but this machine has no GPU; set it to 0 or auto"
+        )
+    return ActorPool(min(size, max(1, units)), _ACTOR_CPUS, gpus)
+
+
+def user_error(error: BaseException) -> ValueError | None:
+    """Return the ValueError that a stage raised inside Ray, None when it was something else."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if type(current) is ValueError:
+            return current
+        pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

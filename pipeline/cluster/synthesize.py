@@ -1,0 +1,118 @@
+"""The synthesize flow: text to a dataset of substitute image embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.align.base import Aligner
+from pipeline.align.registry import load_aligner
+from pipeline.cluster.corpora import (
+    embedding_corpus,
+    encoder_options,
+    output,
+    plan_corpus,
+    source_corpus,
+)
+from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
+from pipeline.cluster.encode import describe_encoder, encode_side
+from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of
+from pipeline.config import RunConfig
+from pipeline.report.console import Reporter
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.storage import locations
+from pipeline.storage.corpus import Corpus
+from pipeline.storage.planning import Plan
+from pipeline.storage.slices import combined
+
+
+def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -> FlowReport:
+    """Write the dataset of substitutes of the text side with an existing aligner.
+
+    Captions are encoded and corrected in one actor; embeddings given, or `stored` ones of the
+    encode flow, are corrected alone. `calibration: exact` first measures mu-hat over this very
+    corpus, unless the aligner's was.
+
+    Raises:
+        ValueError: when the aligner or the text cannot be used, or they do not fit each other.
+    """
+    path = aligner_path(config)
+    aligner = load_aligner(path)
+    exact = config.calibration == "exact" and aligner.calibrates
+    corpus = source_corpus(config, "text", reporter)
+    if not corpus.holds_embeddings and exact and not stored:
+        # mu-hat needs a look at every embedding before the first is written: encode once, store.
+        encode_side(config, "text", reporter)
+        stored = True
+    if stored:
+        corpus = embedding_corpus(config, "text", reporter)
+    plan = plan_corpus(config, corpus, "text", reporter)
+    if exact and aligner.provenance.get("calibration_digest") != plan.digest:
+        path = _calibrated(config, aligner, corpus, plan, reporter)
+        aligner = load_aligner(path)
+    return _write(config, aligner, path, corpus, plan, reporter)
+
+
+def _write(
+    config: RunConfig,
+    aligner: Aligner,
+    path: str,
+    corpus: Corpus,
+    plan: Plan,
+    reporter: Reporter,
+) -> FlowReport:
+    embed: dict[str, Any] = {"modality": "text", "aligner": path}
+    if corpus.holds_embeddings:
+        encoder = encoder_of(corpus)
+        width = plan.dimension
+    else:
+        embed["encoder"] = encoder_options(config)
+        encoder = describe_encoder(encoder_options(config))
+        width = encoder["dimension"]
+    fitted_with = aligner.provenance.get("encoder", {})
+    if width != aligner.dimension or (
+        encoder["fingerprint"]
+        and fitted_with.get("fingerprint")
+        and encoder["fingerprint"] != fitted_with["fingerprint"]
+    ):
+        raise ValueError(
+            f"the aligner at {locations.redact_url(path)} was fitted on {aligner.dimension}-wide "
+            f"embeddings of {fitted_with.get('model', 'an unknown encoder')}; the text's are "
+            f"{width}-wide, of {encoder['model']}; use the same encoder for both"
+        )
+    assert aligner.fingerprint is not None
+    description = {
+        "method": aligner.method,
+        "fingerprint": aligner.fingerprint,
+        "path": locations.redact_url(path),
+    }
+    request = DatasetRequest(
+        name="synthesizing",
+        corpus=corpus,
+        plan=plan,
+        root=output(config, "dataset"),
+        kind="substitutes",
+        dtype=config.output.dtype,
+        dimension=aligner.dimension,
+        embed=embed,
+        fingerprint=combined(
+            "synthesize",
+            SCHEMA_VERSION,
+            encoder["fingerprint"],
+            encoder.get("precision", ""),
+            aligner.fingerprint,
+            config.output.dtype,
+        ),
+        encoder=encoder,
+        aligner=description,
+    )
+    return write_dataset(config, request, reporter)[1]
+
+
+def _calibrated(
+    config: RunConfig, aligner: Aligner, corpus: Corpus, plan: Plan, reporter: Reporter
+) -> str:
+    """Write the aligner with mu-hat of this corpus beside the run; returns its URL."""
+    calibrate(aligner, FitSide("text", corpus, plan, encoder_of(corpus)), reporter)
+    path = output(config, "aligner-calibrated")
+    aligner.save(path, {**aligner.provenance, "calibration_digest": plan.digest})
+    return path

@@ -1,0 +1,289 @@
+"""Run configuration: strict, typed, validated, fingerprinted; YAML in, `--set a.b=c` over it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.align.settings import AlignSettings
+
+DEMO_CAPTIONS = "demo:captions"
+DEMO_IMAGES = "demo:images"
+"""Paths that stand for the packaged world's corpora; a run writes them beside its output."""
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says which key and what to do."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+SourceFormat = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
+
+
+class TextSource(Section):
+    """Source side: captions, or text embeddings made elsewhere."""
+
+    path: str | None = None
+    """File, folder, glob or URL; `demo:captions` for the packaged world."""
+    format: SourceFormat = "auto"
+    """Format of the files; auto goes by their endings."""
+    id_column: str = "id"
+    """Column of row ids; derived from the content when the input has none."""
+    text_column: str = "text"
+    """Column of the captions."""
+    embedding_column: str | None = None
+    """Column of precomputed embeddings; when set, nothing is encoded."""
+    ids_path: str | None = None
+    """For .npy: file of ids, one a line."""
+    passed_through: tuple[str, ...] = ()
+    """Further columns copied to the output."""
+
+
+class ImageSource(Section):
+    """Target side: images, or image embeddings made elsewhere."""
+
+    path: str | None = None
+    """File, folder, glob or URL; `demo:images` for the packaged world."""
+    format: SourceFormat = "auto"
+    """Format of the files; auto goes by their endings."""
+    id_column: str = "id"
+    """Column of row ids."""
+    image_column: str = "image"
+    """Column of encoded image bytes (PNG, JPEG, WebP)."""
+    embedding_column: str | None = None
+    """Column of precomputed embeddings; when set, nothing is encoded."""
+    ids_path: str | None = None
+    """For .npy: file of ids, one a line."""
+
+
+class EncoderSection(Section):
+    """The contrastive encoder."""
+
+    model: str = "demo"
+    """open_clip architecture, `local-dir:/path`, or `demo` for the packaged encoder."""
+    pretrained: str | None = None
+    """open_clip tag or weights file; `random` for seeded random weights (tests, benchmarks)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass; bf16 through autocast."""
+    token_budget: Annotated[int, Field(ge=64)] = 16384
+    """Tokens a text micro-batch may hold."""
+    image_batch: Annotated[int, Field(ge=1)] = 64
+    """Images in a micro-batch."""
+
+
+class AlignerSection(Section):
+    """An existing aligner."""
+
+    path: str | None = None
+    """Artifact folder or URL to use instead of fitting; null takes `<output.path>/aligner`."""
+
+
+class OutputSection(Section):
+    """Where results go."""
+
+    path: str = "runs/run"
+    """Folder or URL of the run: embeddings/, statistics/, aligner/, dataset/, summary.json."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Type of the substitutes' values."""
+    embeddings_dtype: Literal["float16", "float32"] = "float16"
+    """Type of stored encoder outputs."""
+
+
+class UnitsSection(Section):
+    """How corpora are cut."""
+
+    rows_per_shard: Annotated[int, Field(ge=1)] = 32_768
+    """Rows of a unit of work, which becomes one shard."""
+
+
+class RejectsSection(Section):
+    """What happens to rows that cannot be used."""
+
+    max_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The run fails when a larger share of rows is quarantined."""
+    unreadable_files: Literal["fail", "skip"] = "fail"
+    """Whether a file that cannot be read ends the run or is named in the manifest and skipped."""
+    check_ids: bool = True
+    """Look for ids that occur in several units; needs 16 bytes a row in the driver."""
+
+
+class TrainSection(Section):
+    """How Stage I and Stage II are trained."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Ray Train workers; 0 trains in the driver by the same loop."""
+    use_gpu: bool = False
+    """Give each worker a GPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """CPUs of each worker."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 200
+    """Steps between checkpoints; 0 keeps only the end of each stage."""
+    max_rows: Annotated[int, Field(ge=2)] = 262_144
+    """Rows of each side that training draws from (a seeded choice of units)."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Worker failures after which training resumes from its checkpoint instead of failing."""
+
+
+class RaySection(Section):
+    """The cluster."""
+
+    address: str | None = None
+    """Ray address; null takes RAY_ADDRESS or starts Ray on this machine."""
+    no_progress_timeout_s: Annotated[int, Field(ge=0)] = 1800
+    """Seconds without progress after which a flow fails (waiting for nodes counts)."""
+    encode_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Actors that encode and correct; auto: one a GPU, else one a CPU."""
+    gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs of each actor; auto: 1 where the cluster has GPUs."""
+
+
+class RunConfig(Section):
+    """Everything a run needs to know."""
+
+    seed: int = 0
+    """Seed of every random draw."""
+    text: TextSource = TextSource()
+    image: ImageSource = ImageSource()
+    encoder: EncoderSection = EncoderSection()
+    align: AlignSettings = AlignSettings()
+    aligner: AlignerSection = AlignerSection()
+    calibration: Literal["fit", "exact"] = "fit"
+    """mu-hat over the fitting texts (one pass), or over the very corpus that is corrected."""
+    output: OutputSection = OutputSection()
+    units: UnitsSection = UnitsSection()
+    rejects: RejectsSection = RejectsSection()
+    train: TrainSection = TrainSection()
+    ray: RaySection = RaySection()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the configuration as plain values, defaults included."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self, *sections: str) -> str:
+        """Return a hex digest of the named sections (all when none is named)."""
+        values = self.to_mapping()
+        chosen = {name: values[name] for name in (sections or values)}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def known_keys(schema: Mapping[str, Any] | None = None) -> list[str]:
+    """Return every dotted key of the configuration."""
+    root = RunConfig.model_json_schema() if schema is None else schema
+    definitions = root.get("$defs", {})
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterable[str]:
+        reference = node.get("$ref", "")
+        properties = definitions.get(reference.rpartition("/")[2], node).get("properties", {})
+        for name, child in properties.items():
+            dotted = f"{prefix}{name}"
+            below = list(walk(child, f"{dotted}."))
+            yield from below or [dotted]
+
+    return list(walk(root, ""))
+
+
+def nearest_key(unknown: str) -> str | None:
+    """Return the known dotted key closest to an unknown one, None when nothing is near."""
+    keys = known_keys()
+    last = unknown.rpartition(".")[2]
+    by_name = {key.rpartition(".")[2]: key for key in keys}
+    if last in by_name:  # the right name in the wrong section
+        return by_name[last]
+    sections = sorted({key.rpartition(".")[0] for key in keys} - {""})
+    close = difflib.get_close_matches(unknown, [*keys, *sections], n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    named = difflib.get_close_matches(last, list(by_name), n=1, cutoff=0.7)
+    return by_name[named[0]] if named else None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        location = ".".join(str(part) for part in problem["loc"] if part not in _UNION_TAGS)
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            near = nearest_key(location)
+            lines.append(f"unknown key {location}" + (f"; did you mean {near}?" if near else ""))
+        elif problem["type"] == "value_error":
+            lines.append(f"{location}: {problem['ctx']['error']}")
+        else:
+            lines.append(f"{location}: {problem['msg']}, not {problem['input']!r}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+_UNION_TAGS = frozenset({"int", "float", "str", "literal['auto']", "constrained-int"})
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validate plain values; raises ConfigError naming the key and, if unknown, the nearest one."""
+    try:
+        # Through JSON: strict there still takes a list for a tuple and a mapping for a dataclass.
+        return RunConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    except TypeError as error:
+        raise ConfigError(
+            f"the configuration holds a value that is not plain YAML: {error}"
+        ) from None
+
+
+def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return values with `a.b=c` settings laid over them; c is read as YAML.
+
+    Raises:
+        ConfigError: for a setting that has no `=`, or a path through something not a section.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set takes KEY=VALUE, for example align.rank=32, not {setting!r}")
+        *sections, last = key.strip().split(".")
+        node = result
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {setting}: {section} is a value, not a section")
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not YAML ({error})") from None
+    return result
+
+
+def load_config(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, lay `--set` settings over it and validate.
+
+    Raises:
+        ConfigError: when the file is missing or not a mapping, or a key or value is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the configuration {path} is not UTF-8 text") from None
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, not {type(values).__name__}")
+    try:
+        return parse_config(apply_settings(values, settings))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,0 +1,29 @@
+"""open_clip towers: captions and images in, embeddings out.
+
+The names below are imported on first use, so that `import pipeline.encoders` loads neither torch
+nor open_clip.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.encoders.image_tower import ImageEncoding
+    from pipeline.encoders.open_clip_encoder import OpenClipEncoder
+    from pipeline.encoders.text_tower import TextEncoding
+
+__all__ = ["ImageEncoding", "OpenClipEncoder", "TextEncoding"]
+
+_MODULES = {
+    "ImageEncoding": "image_tower",
+    "OpenClipEncoder": "open_clip_encoder",
+    "TextEncoding": "text_tower",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,165 @@
+"""Comparing methods on pairs: fitted without pairs on one part, measured on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.align.anisoalign import AnisoAlign
+from pipeline.align.base import Aligner
+from pipeline.align.registry import create_aligner
+from pipeline.align.settings import AnisoAlignSettings
+from pipeline.align.training import Progress, seed_of
+from pipeline.geometry.diagnostics import NEIGHBOURS, alignment_metrics, gap_metrics
+
+TABLE_METRICS = {
+    "delta_mu": "delta_mu",
+    "m_z": "M_Z",
+    "m_x": "M_X",
+    "phi": "Phi",
+    "psi": "Psi",
+    "omega": "Omega",
+    "a_r": "A_r",
+    "retrieval_r1": "R@1",
+}
+"""Metrics shown in tables, with their headings."""
+
+TABLE_NAMES = {
+    "identity": "Text (identity)",
+    "centroid": "Centroid",
+    "realign": "ReAlign",
+    "anisoalign-init": "AnisoAlign, init only",
+    "anisoalign": "AnisoAlign",
+}
+"""Methods as people know them."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Paired unit rows, `image` and `text` (n, d)."""
+
+    image: Tensor
+    text: Tensor
+
+    def subset(self, rows: Tensor) -> Pairs:
+        """Return the pairs at the given positions."""
+        return Pairs(self.image[rows], self.text[rows])
+
+
+def _unit_rows(array: Any, name: str, path: str) -> Tensor:
+    if array.dtype.kind != "f" or array.ndim != 2:
+        raise ValueError(
+            f"{path}: {name} must be a two-dimensional array of floats, not {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    rows = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    norms = rows.norm(dim=1, keepdim=True)
+    unusable = ~torch.isfinite(norms).squeeze(1) | (norms == 0).squeeze(1)
+    if bool(unusable.any()):
+        first = int(unusable.nonzero()[0])
+        raise ValueError(
+            f"{path}: {name} has {int(unusable.sum())} rows that are zero or not finite, the first "
+            f"at {first}; remove these pairs"
+        )
+    return rows / norms
+
+
+def read_pairs(path: str) -> Pairs:
+    """Read paired embeddings from an .npz with arrays `image` and `text`, both (n, d).
+
+    Rows are L2-normalised.
+
+    Raises:
+        ValueError: when the file, an array or its values cannot be used.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = [name for name in ("image", "text") if name not in arrays]
+            if missing:
+                raise ValueError(
+                    f"{path} has no array named {' or '.join(missing)}; it has "
+                    f"{', '.join(arrays.files) or 'none'}"
+                )
+            image = _unit_rows(arrays["image"], "image", path)
+            text = _unit_rows(arrays["text"], "text", path)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
+    except (EOFError, AttributeError, TypeError):
+        raise ValueError(f"{path} is not an .npz archive of arrays") from None
+    if image.shape != text.shape:
+        raise ValueError(
+            f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; pairs need "
+            "equal shapes"
+        )
+    return Pairs(image, text)
+
+
+def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """Return a seeded split: the fitting part (`share` of the rows) and the held-out part.
+
+    The fitting part's texts are permuted, so that nothing can lean on its pairs.
+
+    Raises:
+        ValueError: when a part would be too small to measure.
+    """
+    rows = pairs.image.shape[0]
+    fitted = round(rows * share)
+    if not 0 < share < 1 or fitted < 2 or rows - fitted <= NEIGHBOURS:
+        raise ValueError(
+            f"--split {share} of {rows} pairs leaves {fitted} to fit on and {rows - fitted} to "
+            f"measure; needed are at least 2 and {NEIGHBOURS + 1}"
+        )
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    fitting = pairs.subset(order[:fitted])
+    shuffle = torch.Generator().manual_seed(seed_of(seed, "unpaired"))
+    unpaired = Pairs(fitting.image, fitting.text[torch.randperm(fitted, generator=shuffle)])
+    return unpaired, pairs.subset(order[fitted:])
+
+
+def fit_methods(
+    methods: Sequence[str],
+    fitting: Pairs,
+    settings: AnisoAlignSettings | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Aligner]:
+    """Fit methods by name on two unpaired clouds; raises ValueError for an unknown name."""
+    aligners = {name: create_aligner(name, settings, seed) for name in methods}
+    for aligner in aligners.values():
+        if isinstance(aligner, AnisoAlign):
+            aligner.fit(fitting.image, fitting.text, progress=progress)
+        else:
+            aligner.fit(fitting.image, fitting.text)
+    return aligners
+
+
+def compare(aligners: Mapping[str, Aligner], held_out: Pairs, seed: int = 0) -> dict[str, Any]:
+    """Return every metric of every fitted method on held-out pairs, and the gap before.
+
+    The shape is that of metrics.json: `methods`, `gap`, `n`, `seed`.
+    """
+    methods = {
+        name: alignment_metrics(
+            held_out.image, held_out.text, aligner.transform(held_out.text), seed=seed
+        )
+        for name, aligner in aligners.items()
+    }
+    return {
+        "methods": methods,
+        "gap": gap_metrics(held_out.image, held_out.text),
+        "n": held_out.image.shape[0],
+        "seed": seed,
+    }
+
+
+def table_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of the table of methods, figures to three digits."""
+    return [
+        [TABLE_NAMES[name], *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
+        for name, values in metrics["methods"].items()
+    ]

@@ -1,0 +1,132 @@
+"""Accumulating: a group of units in, one merged partial state out."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.align.anisoalign import AnisoAlign
+from pipeline.align.base import Aligner
+from pipeline.align.polar_statistics import PolarStatistics
+from pipeline.geometry.moments import MeanSum, Moments
+from pipeline.schema import REJECT
+from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.reading import read_unit
+from pipeline.storage.shards import embeddings_of
+
+
+class State(Protocol):
+    """A mergeable partial state."""
+
+    def merge(self, other: Self) -> Self:
+        """Return the state of both parts."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state as named tensors."""
+        ...
+
+
+def read_embeddings(corpus: Corpus, unit: Unit, dimension: int) -> Tensor:
+    """Return the good embeddings of a unit, shape (n, d), float32, in row order."""
+    table = read_unit(corpus, unit, dimension=dimension)
+    good = table.filter(pc.is_null(table.column(REJECT)))
+    # A copy: Arrow's memory is read-only, which torch cannot express.
+    return torch.from_numpy(embeddings_of(good).copy())
+
+
+class Measure(ABC):
+    """What to accumulate over embeddings."""
+
+    @abstractmethod
+    def of(self, embeddings: Tensor) -> Any:
+        """Return the state of one block of embeddings (n, d)."""
+
+    @abstractmethod
+    def read(self, tensors: dict[str, Tensor]) -> Any:
+        """Rebuild a state from its tensors."""
+
+
+@dataclass(frozen=True)
+class MeasureMoments(Measure):
+    """Count, mean and covariance: the first pass."""
+
+    def of(self, embeddings: Tensor) -> Moments:
+        """Return the moments of embeddings (n, d)."""
+        return Moments.of(embeddings)
+
+    def read(self, tensors: dict[str, Tensor]) -> Moments:
+        """Rebuild moments."""
+        return Moments.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class MeasurePolar(Measure):
+    """Phases and radii in the frozen frame: the second pass."""
+
+    aligner: AnisoAlign
+    side: str
+
+    def of(self, embeddings: Tensor) -> PolarStatistics:
+        """Return the polar statistics of embeddings (n, d) of the side."""
+        if self.side == "image":
+            return self.aligner.image_statistics(embeddings)
+        return self.aligner.text_statistics(embeddings)
+
+    def read(self, tensors: dict[str, Tensor]) -> PolarStatistics:
+        """Rebuild polar statistics."""
+        return PolarStatistics.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class MeasureMapped(Measure):
+    """Sum and count of mapped text embeddings: what mu-hat is made of."""
+
+    aligner: Aligner
+
+    def of(self, embeddings: Tensor) -> MeanSum:
+        """Return the state of the mapped embeddings (n, d)."""
+        return self.aligner.mean_of_mapped(embeddings)
+
+    def read(self, tensors: dict[str, Tensor]) -> MeanSum:
+        """Rebuild the state."""
+        return MeanSum.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """Stage: a row `group`, `units` (a JSON list) becomes `group`, `state`, `rows`, `rejected`."""
+
+    corpus: Corpus
+    dimension: int
+    measure: Measure
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return the merged state of the group's units, as safetensors bytes."""
+        assert batch.num_rows == 1, "one group is one block"
+        units = [Unit.from_json(unit) for unit in json.loads(batch.column("units")[0].as_py())]
+        merged: Any = None
+        rows = 0
+        for unit in units:
+            embeddings = read_embeddings(self.corpus, unit, self.dimension)
+            rows += embeddings.shape[0]
+            if embeddings.shape[0]:
+                state = self.measure.of(embeddings)
+                merged = state if merged is None else merged.merge(state)
+        serialized = b"" if merged is None else safetensors.torch.save(merged.tensors())
+        return pa.table(
+            {
+                "group": batch.column("group"),
+                "state": pa.array([serialized], type=pa.large_binary()),
+                "rows": [rows],
+                "rejected": [sum(unit.rows for unit in units) - rows],
+            }
+        )

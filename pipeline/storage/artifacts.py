@@ -1,0 +1,155 @@
+"""Artifacts: a folder of config.json and model.safetensors, named by what is in it.
+
+Loading executes nothing: JSON and safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.storage import locations
+from pipeline.storage.locations import redact_url
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+TENSORS = "model.safetensors"
+FINGERPRINT = "fingerprint"
+_TENSORS_DIGEST = "tensors_sha256"
+_EXTRA_FILES = "extra_files_sha256"
+_OWN_KEYS = frozenset({FINGERPRINT, _TENSORS_DIGEST, _EXTRA_FILES})
+
+
+def write_artifact(
+    url: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    extra_files: Mapping[str, bytes] | None = None,
+) -> str:
+    """Write an artifact folder and return its fingerprint.
+
+    config.json goes last and names the digests of the other files, so that a crash leaves nothing
+    that loads. The same content gives the same bytes.
+
+    Raises:
+        ValueError: if the folder cannot be written, or the config is no JSON.
+    """
+    import safetensors.torch
+
+    assert not _OWN_KEYS & config.keys(), f"{sorted(_OWN_KEYS)} are the artifact's own keys"
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    fingerprint = artifact_fingerprint(config, plain)
+    data = safetensors.torch.save(plain)
+    extra = dict(sorted((extra_files or {}).items()))
+    locations.write_bytes(locations.join(url, TENSORS), data)
+    for name, content in extra.items():
+        assert name not in {CONFIG, TENSORS}, f"{name} is the artifact's own file"
+        locations.write_bytes(locations.join_inside(url, name), content)
+    whole = {
+        **config,
+        FINGERPRINT: fingerprint,
+        _TENSORS_DIGEST: hashlib.sha256(data).hexdigest(),
+        _EXTRA_FILES: {name: hashlib.sha256(one).hexdigest() for name, one in extra.items()},
+    }
+    text = json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False)
+    locations.write_bytes(locations.join(url, CONFIG), text.encode())
+    return fingerprint
+
+
+def read_artifact(url: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return an artifact's config (as it was given) and tensors, after checking its digests.
+
+    Raises:
+        ValueError: if it is missing, incomplete, damaged, or changed after it was written.
+    """
+    import safetensors
+    import safetensors.torch
+
+    whole = _read_config(url)
+    data = _read_file(url, TENSORS)
+    if hashlib.sha256(data).hexdigest() != whole[_TENSORS_DIGEST]:
+        raise ValueError(f"{TENSORS} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}")
+    try:
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{TENSORS} in {redact_url(url)} is damaged: {line}") from error
+    config = {key: value for key, value in whole.items() if key not in _OWN_KEYS}
+    if artifact_fingerprint(config, tensors) != whole[FINGERPRINT]:
+        raise ValueError(f"{CONFIG} in {redact_url(url)} was changed by hand: {_AGAIN}")
+    return config, tensors
+
+
+def read_fingerprint(url: str) -> str:
+    """Return the fingerprint in an artifact's config.json, the tensors unread.
+
+    Raises:
+        ValueError: if there is no artifact, or its config is damaged.
+    """
+    return str(_read_config(url)[FINGERPRINT])
+
+
+def read_extra_file(url: str, name: str) -> bytes:
+    """Return one of an artifact's extra files after checking its digest.
+
+    Raises:
+        ValueError: if the artifact has no such file, or it was changed.
+    """
+    digest = _read_config(url)[_EXTRA_FILES].get(name)
+    if digest is None:
+        raise ValueError(f"the artifact {redact_url(url)} has no file {name}")
+    data = _read_file(url, name)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{name} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}")
+    return data
+
+
+def artifact_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the digest (40 hex digits) of a config and of tensors' names, types, shapes, bytes.
+
+    Raises:
+        ValueError: if the config is no JSON.
+    """
+    import torch
+
+    try:
+        canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an artifact's config must be plain JSON: {error}") from error
+    digest = hashlib.blake2b(canonical.encode(), digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
+        digest.update(f"\n{header}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+_AGAIN = "fetch or fit it again"
+
+
+def _read_config(url: str) -> dict[str, Any]:
+    data = _read_file(url, CONFIG)
+    try:
+        whole = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{CONFIG} in {redact_url(url)} is damaged: {error}") from error
+    if (
+        not isinstance(whole, dict)
+        or not isinstance(whole.get(FINGERPRINT), str)
+        or not isinstance(whole.get(_TENSORS_DIGEST), str)
+        or not isinstance(whole.get(_EXTRA_FILES), dict)
+    ):
+        raise ValueError(f"{CONFIG} in {redact_url(url)} is not an artifact's: {_AGAIN}")
+    return whole
+
+
+def _read_file(url: str, name: str) -> bytes:
+    try:
+        return locations.read_bytes(locations.join_inside(url, name))
+    except FileNotFoundError as error:
+        raise ValueError(f"{redact_url(url)} is not a whole artifact: {name} is missing") from error

@@ -1,0 +1,210 @@
+"""What the user points at: a corpus, its files, and the unit of work it is cut into."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.storage import locations
+from pipeline.storage.locations import FileEntry, redact_url
+
+Format = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
+
+ENDINGS: dict[str, Format] = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".npy": "npy",
+}
+_RESERVED = frozenset(
+    {schema.ID, schema.TEXT, schema.EMBEDDING, schema.REJECT, schema.ENVELOPE, "row", "content"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Where rows come from and which columns to read.
+
+    `path` is a file, a folder (its files of known endings), a glob, or one of our dataset folders.
+    `embedding_column` set means that rows carry embeddings (implied for npy and dataset).
+    `ids_path` belongs to one .npy file: a text file, one id a line, or a .npy of strings; without
+    it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived.
+
+    Raises:
+        ValueError: if fields contradict each other.
+    """
+
+    path: str
+    modality: Literal["text", "image"]
+    format: Format = "auto"
+    id_column: str = "id"
+    text_column: str = "text"
+    image_column: str = "image"
+    embedding_column: str | None = None
+    ids_path: str | None = None
+    passed_through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.modality not in {"text", "image"}:
+            raise ValueError(f"a corpus holds text or image, not {self.modality!r}")
+        if self.format not in {"auto", *ENDINGS.values(), "dataset"}:
+            raise ValueError(f"format {self.format!r} of {self.shown} is not one that is read")
+        reserved = _RESERVED | ({schema.IMAGE} if self.modality == "image" else frozenset())
+        taken = [name for name in self.passed_through if name in reserved]
+        if taken:
+            raise ValueError(
+                f"columns {locations.listed(taken)} of {self.shown} cannot be passed through: "
+                "the pipeline uses these names itself"
+            )
+        if len(set(self.passed_through)) < len(self.passed_through):
+            raise ValueError(f"{self.shown} names a passed-through column twice")
+
+    @property
+    def shown(self) -> str:
+        """The path without credentials, for messages."""
+        return redact_url(self.path)
+
+    @property
+    def holds_embeddings(self) -> bool:
+        """Whether rows carry embeddings; looks at the files if the format is to be found out."""
+        if self.embedding_column is not None:
+            return True
+        return carries_embeddings(self, resolve_format(self))
+
+
+def carries_embeddings(corpus: Corpus, found: Format) -> bool:
+    """Return whether rows of a file of format `found` carry embeddings; opens nothing."""
+    return corpus.embedding_column is not None or found in {"npy", "dataset"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A slice of one file: what becomes one block, one shard, one receipt.
+
+    `start` and `stop` are rows of the file; `byte_start` and `byte_stop` the same slice in bytes
+    for text and JSON lines, and in the ids file (if it is text) for npy. `digest` is of the
+    slice's content; `key` adds the columns read. `dimension` is the plan's embedding width.
+    `passed_through` is a base64 Arrow schema of those columns, so that every shard of a run gets
+    the same types.
+    """
+
+    key: str
+    path: str
+    format: Format
+    start: int
+    stop: int
+    rows: int
+    digest: str
+    has_ids: bool
+    byte_start: int = 0
+    byte_stop: int = 0
+    ids_path: str | None = None
+    dimension: int | None = None
+    passed_through: str = ""
+
+    @property
+    def passed_through_schema(self) -> pa.Schema:
+        """The passed-through columns with their types, empty if there are none."""
+        if not self.passed_through:
+            return pa.schema([])
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.passed_through)))
+
+    def to_json(self) -> str:
+        """Return the unit as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Unit:
+        """Return the unit that `to_json` wrote."""
+        return cls(**cast(dict[str, Any], json.loads(text)))
+
+
+def resolve_format(corpus: Corpus) -> Format:
+    """Return the corpus's format, found out from its files if it is "auto".
+
+    Raises:
+        ValueError: as `corpus_files` does.
+    """
+    return corpus.format if corpus.format != "auto" else corpus_files(corpus)[0]
+
+
+def corpus_files(corpus: Corpus) -> tuple[Format, list[FileEntry]]:
+    """Return the corpus's format and files, sorted; a dataset folder has no file list here.
+
+    Raises:
+        ValueError: if there is no such path, no file of a known ending, or files of two formats.
+    """
+    url = locations.absolute(corpus.path)
+    if corpus.format == "dataset":
+        return "dataset", []
+    if any(sign in corpus.path for sign in "*?[") and not locations.exists(url):
+        entries = locations.glob_files(url)
+    elif locations.is_folder(url):
+        if corpus.format == "auto" and locations.exists(locations.join(url, "current.json")):
+            return "dataset", []
+        entries = locations.list_files(url)
+    elif locations.exists(url):
+        return _only_file(corpus, url)
+    else:
+        raise ValueError(f"there is no file or folder {corpus.shown}")
+    return _chosen(corpus, entries)
+
+
+def file_format(url: str) -> Format | None:
+    """Return the format that a file's ending names, None if it names none."""
+    if url.startswith(("http://", "https://")):
+        url = url.split("?", 1)[0]
+    name = url.rsplit("/", 1)[-1].lower()
+    return next((found for ending, found in ENDINGS.items() if name.endswith(ending)), None)
+
+
+def _only_file(corpus: Corpus, url: str) -> tuple[Format, list[FileEntry]]:
+    found = file_format(url) if corpus.format == "auto" else corpus.format
+    if found is None:
+        raise ValueError(
+            f"{corpus.shown} has an ending that is not known; known are "
+            f"{locations.listed(list(ENDINGS))}, or set the format"
+        )
+    return found, [FileEntry(url=url, name=url.rsplit("/", 1)[-1], size=-1)]
+
+
+def _chosen(corpus: Corpus, entries: list[FileEntry]) -> tuple[Format, list[FileEntry]]:
+    """Return the entries of known endings (or of the wanted format), ids files left out."""
+    names = {entry.url for entry in entries}
+    kept = [
+        (found, entry)
+        for entry in entries
+        if (found := file_format(entry.url)) is not None
+        and not _belongs_to_array(entry.url, names)
+        and corpus.format in {"auto", found}
+    ]
+    formats = sorted({found for found, _ in kept})
+    if not kept:
+        wanted = [e for e, f in ENDINGS.items() if corpus.format in {"auto", f}]
+        raise ValueError(f"{corpus.shown} has no file ending in {locations.listed(wanted)}")
+    if len(formats) > 1:
+        raise ValueError(
+            f"{corpus.shown} has files of several formats ({locations.listed(formats)}); "
+            "set the format or give a glob"
+        )
+    return kept[0][0], [entry for _, entry in kept]
+
+
+def _belongs_to_array(url: str, names: set[str]) -> bool:
+    """Return whether a file is the ids file of a .npy that is listed too."""
+    return any(
+        url.endswith(ending) and url.removesuffix(ending) + ".npy" in names
+        for ending in IDS_ENDINGS
+    )
+
+
+IDS_ENDINGS = (".ids.txt", "_ids.npy")
+"""NAME.ids.txt or NAME_ids.npy beside NAME.npy names its rows."""

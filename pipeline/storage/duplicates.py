@@ -1,0 +1,84 @@
+"""Ids that several units have: found by 128-bit hashes, kept by the first unit in plan order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.schema import ID, REJECT
+from pipeline.storage.columns import Mask
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def hash_ids(ids: Sequence[str]) -> Hashes:
+    """Return the 128-bit blake2b hashes (n, 2) of ids."""
+    digests = b"".join(hashlib.blake2b(one.encode(), digest_size=16).digest() for one in ids)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+
+
+def id_hashes(table: pa.Table) -> Hashes:
+    """Return the hashes (n, 2) of the ids of a unit's good rows, in row order."""
+    return hash_ids(table.filter(table.column(REJECT).is_null()).column(ID).to_pylist())
+
+
+@dataclass(frozen=True, eq=False)
+class DuplicateIds:
+    """The ids seen in more than one unit, as sorted hashes (m, 2), and who keeps each.
+
+    `keepers` indexes `unit_keys` (m,). Small: ids of one unit only are not held.
+    """
+
+    hashes: Hashes
+    keepers: npt.NDArray[np.int64]
+    unit_keys: tuple[str, ...]
+
+    @classmethod
+    def from_units(cls, units: Sequence[tuple[str, Hashes]]) -> DuplicateIds:
+        """Find the ids that several of the units (key, hashes (n, 2)) have.
+
+        The first unit in the order given keeps an id: give units whose shards are already written
+        first, then the others in plan order.
+        """
+        keys = tuple(key for key, _ in units)
+        every = np.concatenate([np.empty((0, 2), np.uint64), *(hashes for _, hashes in units)])
+        owners = np.repeat(np.arange(len(units)), [len(hashes) for _, hashes in units])
+        order = np.lexsort((owners, every[:, 1], every[:, 0]))
+        every, owners = every[order], owners[order]
+        same = (every[1:] == every[:-1]).all(axis=1)
+        starts_run = np.concatenate([[True], ~same])[: len(every)]
+        goes_on = np.concatenate([same, [False]])[: len(every)]
+        kept = starts_run & goes_on
+        used, keepers = np.unique(owners[kept], return_inverse=True)
+        return cls(
+            hashes=every[kept],
+            keepers=keepers.astype(np.int64),
+            unit_keys=tuple(keys[index] for index in used),
+        )
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def rejected(self, unit_key: str, hashes: Hashes) -> Mask:
+        """Return the mask (n,) of a unit's ids, given as hashes (n, 2), that another keeps."""
+        mine = self.unit_keys.index(unit_key) if unit_key in self.unit_keys else -1
+        rejected = np.zeros(len(hashes), dtype=np.bool_)
+        places = np.searchsorted(self.hashes[:, 0], hashes[:, 0])
+        pending = np.arange(len(hashes))
+        while True:
+            # Hashes with the same first half stand side by side: step until the half differs.
+            pending = pending[places[pending] < len(self.hashes)]
+            there = self.hashes[places[pending]]
+            pending = pending[there[:, 0] == hashes[pending, 0]]
+            if not len(pending):
+                return rejected
+            at = places[pending]
+            found = self.hashes[at, 1] == hashes[pending, 1]
+            rejected[pending[found]] = self.keepers[at[found]] != mine
+            pending = pending[~found]
+            places[pending] += 1

@@ -1,0 +1,257 @@
+"""Parquet files: how they are cut, how a slice is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.schema import EMBEDDING
+from pipeline.storage import locations
+from pipeline.storage.columns import RawRows, Rejects, as_bytes
+from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.locations import redact_url
+from pipeline.storage.slices import (
+    FileFacts,
+    Slice,
+    combined,
+    file_digest,
+    not_a_list_of_floats,
+    require_columns,
+)
+
+_BATCH_ROWS = 8192
+
+
+def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool) -> FileFacts:
+    """Cut a Parquet file at row groups: small ones merged, large ones split by row range.
+
+    Raises:
+        ValueError: if it is no Parquet file, has no row, or lacks a column or has it in a type
+            that is not read.
+    """
+    try:
+        with locations.open_for_reading(url) as file:
+            parquet = pq.ParquetFile(file)
+            facts = _parquet_facts(corpus, url, parquet, embeddings)
+            groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        digest = file_digest(url)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{redact_url(url)} is not a readable Parquet file: {error}") from error
+    if not sum(groups):
+        raise ValueError(f"{redact_url(url)} has no row")
+    slices = [
+        Slice(start=start, stop=stop, digest=combined(digest, start, stop))
+        for start, stop in row_ranges(groups, rows_per_shard)
+    ]
+    return FileFacts(slices=tuple(slices), **facts)
+
+
+def row_ranges(groups: list[int], rows_per_shard: int) -> list[tuple[int, int]]:
+    """Return row ranges of at most `rows_per_shard` rows that keep whole row groups together."""
+    ranges: list[tuple[int, int]] = []
+    start = stop = 0
+    for rows in groups:
+        if stop - start + rows > rows_per_shard and stop > start:
+            ranges.append((start, stop))
+            start = stop
+        stop += rows
+        while stop - start > rows_per_shard:
+            ranges.append((start, start + rows_per_shard))
+            start += rows_per_shard
+    if stop > start:
+        ranges.append((start, stop))
+    return ranges
+
+
+def _parquet_facts(
+    corpus: Corpus, url: str, parquet: pq.ParquetFile, embeddings: bool
+) -> dict[str, Any]:
+    """Check the columns that are read and their types."""
+    schema = parquet.schema_arrow
+    wanted = list(corpus.passed_through)
+    if embeddings:
+        wanted.append(corpus.embedding_column or EMBEDDING)
+    else:
+        wanted.append(corpus.text_column if corpus.modality == "text" else corpus.image_column)
+    if corpus.id_column != "id":
+        wanted.append(corpus.id_column)
+    require_columns(wanted, schema.names, url)
+
+    def check(column: str, fits: bool, meaning: str) -> None:
+        if not fits:
+            kind = schema.field(column).type
+            raise ValueError(f"column {column!r} of {redact_url(url)} is {kind}, not {meaning}")
+
+    has_ids = corpus.id_column in schema.names
+    if has_ids:
+        kind = _plain(schema.field(corpus.id_column).type)
+        check(corpus.id_column, _is_text(kind) or pa.types.is_integer(kind), "strings or integers")
+    if corpus.text_column in schema.names and corpus.modality == "text":
+        kind = _plain(schema.field(corpus.text_column).type)
+        check(corpus.text_column, _is_text(kind) or pa.types.is_null(kind), "text")
+    if corpus.modality == "image" and not embeddings:
+        kind = schema.field(corpus.image_column).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        check(
+            corpus.image_column,
+            pa.types.is_binary(kind) or pa.types.is_large_binary(kind),
+            "image bytes or a struct with the field bytes",
+        )
+    dimension = None
+    if embeddings:
+        column = corpus.embedding_column or EMBEDDING
+        dimension = _embedding_width(parquet, column, url)
+    passed = pa.schema([schema.field(name).remove_metadata() for name in corpus.passed_through])
+    return {"has_ids": has_ids, "dimension": dimension, "passed_through": passed}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
+    )
+
+
+def _embedding_width(parquet: pq.ParquetFile, column: str, url: str) -> int | None:
+    """Return the width of the first row that has one, None if the first batch has none."""
+    kind = parquet.schema_arrow.field(column).type
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise ValueError(not_a_list_of_floats(column, url, kind))
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size)
+    for batch in parquet.iter_batches(batch_size=1024, columns=[column]):
+        widths = [len(value) for value in batch.column(0) if value.is_valid]
+        if widths:
+            return widths[0]
+    return None
+
+
+def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
+    """Return the rows of a slice of a Parquet file, the columns asked for only.
+
+    Raises:
+        ValueError: if the file is damaged, or changed since it was planned.
+    """
+    try:
+        with locations.open_for_reading(unit.path) as file:
+            parquet = pq.ParquetFile(file)
+            table = _read_rows(parquet, unit, _columns(corpus, unit, parquet, embeddings))
+    except (pa.ArrowException, OSError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"cannot read {redact_url(unit.path)}: {line}") from error
+    if table.num_rows != unit.rows:
+        raise ValueError(f"{redact_url(unit.path)} was changed during the run; start it again")
+    there = set(table.column_names)
+    text = image = vectors = None
+    if corpus.text_column in there and (embeddings or corpus.modality == "text"):
+        column = table.column(corpus.text_column)
+        if not (_is_text(_plain(column.type)) or pa.types.is_null(column.type)):
+            raise ValueError(
+                f"column {corpus.text_column!r} of {redact_url(unit.path)} is {column.type}, "
+                "not text"
+            )
+        text = as_bytes(_undictionaried(column))
+    if embeddings:
+        vectors = table.column(corpus.embedding_column or EMBEDDING)
+    elif corpus.modality == "image":
+        image = _image_bytes(table.column(corpus.image_column))
+
+    def content(row: int) -> bytes | None:
+        column = image if text is None or text[row].as_py() is None else text
+        if column is not None:
+            return cast(bytes | None, column[row].as_py())
+        return json.dumps(vectors[row].as_py()).encode() if vectors is not None else None
+
+    return RawRows(
+        rejects=Rejects(unit.rows),
+        content=content,
+        ids=table.column(corpus.id_column) if unit.has_ids else None,
+        text=text,
+        image=image,
+        embedding=vectors,
+        passed_through={
+            one.name: _as_planned(table.column(one.name), one.type, one.name, unit.path)
+            for one in unit.passed_through_schema
+        },
+    )
+
+
+def _columns(corpus: Corpus, unit: Unit, parquet: pq.ParquetFile, embeddings: bool) -> list[str]:
+    """Return the columns to read; raises ValueError if the file lacks one."""
+    there = parquet.schema_arrow.names
+    wanted = [corpus.id_column] if unit.has_ids else []
+    if embeddings:
+        wanted.append(corpus.embedding_column or EMBEDDING)
+        wanted += [corpus.text_column] if corpus.text_column in there else []
+    else:
+        wanted.append(corpus.text_column if corpus.modality == "text" else corpus.image_column)
+    wanted += unit.passed_through_schema.names
+    require_columns(wanted, there, unit.path)
+    return list(dict.fromkeys(wanted))
+
+
+def _read_rows(parquet: pq.ParquetFile, unit: Unit, columns: list[str]) -> pa.Table:
+    """Return rows [start, stop), reading the row groups that hold them batch by batch."""
+    groups: list[int] = []
+    before = seen = 0
+    for index in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(index).num_rows
+        if seen + rows <= unit.start:
+            before = seen + rows
+        elif seen < unit.stop:
+            groups.append(index)
+        seen += rows
+    batches: list[pa.RecordBatch] = []
+    position = before
+    for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns):
+        begin = max(unit.start - position, 0)
+        position += batch.num_rows
+        length = batch.num_rows - begin - max(position - unit.stop, 0)
+        if length > 0:
+            batches.append(batch.slice(begin, length))
+        if position >= unit.stop:
+            break
+    schema = pa.schema([parquet.schema_arrow.field(name) for name in columns])
+    return pa.Table.from_batches(batches) if batches else schema.empty_table()
+
+
+def _image_bytes(column: Any) -> Any:
+    if pa.types.is_struct(column.type):
+        column = pc.struct_field(column, "bytes")
+    return column.cast(pa.binary())
+
+
+def _undictionaried(column: Any) -> Any:
+    kind = column.type
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+
+
+def _as_planned(column: Any, kind: pa.DataType, name: str, url: str) -> Any:
+    """Return a passed-through column in the type that the first file has."""
+    if column.type == kind:
+        return column
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"column {name!r} of {redact_url(url)} is {column.type} and does not fit the {kind} "
+            "of the other files; do not pass it through, or make them one type"
+        ) from error

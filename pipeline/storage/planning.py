@@ -1,0 +1,256 @@
+"""The plan of a run: a corpus cut into units, duplicates and unreadable files named."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.storage import locations
+from pipeline.storage.array_files import cut_npy
+from pipeline.storage.corpus import Corpus, Format, Unit, carries_embeddings, corpus_files
+from pipeline.storage.line_files import cut_jsonl, cut_text
+from pipeline.storage.locations import FileEntry, redact_url
+from pipeline.storage.manifest import open_manifest
+from pipeline.storage.parquet_files import cut_parquet
+from pipeline.storage.slices import FileFacts, Slice, combined
+
+_WORKERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedFile:
+    """A file that could not be read and was passed over, and why, in one line."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The units of a corpus in order of path and position.
+
+    `duplicate_units` have the content of a unit that is kept; their `rows` count as rejects.
+    `rows` is of the kept units; `dimension` the width of the first embedding, None if the corpus
+    holds none; `digest` is of the units' keys, whatever their order.
+    """
+
+    units: tuple[Unit, ...]
+    duplicate_units: tuple[Unit, ...]
+    skipped_files: tuple[SkippedFile, ...]
+    rows: int
+    dimension: int | None
+    has_ids: bool
+    digest: str
+
+
+def plan(
+    corpus: Corpus,
+    rows_per_shard: int,
+    on_unreadable_file: Literal["fail", "skip"] = "fail",
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Cut a corpus into units of about `rows_per_shard` rows; every file is read once for digests.
+
+    `progress` is called with (files done, files). Ids are derived if no file of the corpus names
+    its rows.
+
+    Raises:
+        ValueError: if there is nothing to read, columns are missing or of the wrong type, or a
+            file is empty or damaged and `on_unreadable_file` is "fail".
+    """
+    if rows_per_shard < 1:
+        raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be at least 1")
+    found, entries = corpus_files(corpus)
+    _check_fit(corpus, found)
+    skipped: tuple[SkippedFile, ...] = ()
+    if found == "dataset":
+        files = _dataset_files(corpus)
+    else:
+        if corpus.ids_path is not None and (found != "npy" or len(entries) != 1):
+            raise ValueError(f"an ids file belongs to one .npy file; {corpus.shown} is not one")
+        files, skipped = _cut_files(
+            corpus, found, entries, rows_per_shard, on_unreadable_file == "skip", progress
+        )
+    has_ids = any(facts.has_ids for _, facts in files)
+    dimension = next((facts.dimension for _, facts in files if facts.dimension), None)
+    _check_agreement(corpus, found, files, dimension)
+    passed = _passed_through(files)
+    units: dict[str, Unit] = {}
+    duplicates: list[Unit] = []
+    for url, facts in files:
+        for one in facts.slices:
+            unit = _unit(corpus, found, url, facts, one, has_ids, dimension, passed)
+            if unit.key in units:
+                duplicates.append(unit)
+            else:
+                units[unit.key] = unit
+    if not units:
+        raise ValueError(f"{corpus.shown} has no row")
+    return Plan(
+        units=tuple(units.values()),
+        duplicate_units=tuple(duplicates),
+        skipped_files=skipped,
+        rows=sum(unit.rows for unit in units.values()),
+        dimension=dimension,
+        has_ids=has_ids,
+        digest=combined(*sorted(units)),
+    )
+
+
+Files = Sequence[tuple[str, FileFacts]]
+
+
+def _check_fit(corpus: Corpus, found: Format) -> None:
+    """Raise ValueError if a format cannot hold what the corpus asks of it."""
+    if found == "text" and (corpus.modality == "image" or corpus.embedding_column is not None):
+        raise ValueError(f"{corpus.shown} is plain text; it holds neither images nor embeddings")
+    if found == "jsonl" and corpus.modality == "image" and corpus.embedding_column is None:
+        raise ValueError(f"{corpus.shown} is JSON lines; images are read from Parquet")
+    if found in {"text", "npy"} and corpus.passed_through:
+        raise ValueError(
+            f"{corpus.shown} is {found}; it has no columns to pass through "
+            f"({locations.listed(corpus.passed_through)})"
+        )
+
+
+def _cut_files(
+    corpus: Corpus,
+    found: Format,
+    entries: Sequence[FileEntry],
+    rows_per_shard: int,
+    skip: bool,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Files, tuple[SkippedFile, ...]]:
+    def cut(entry: FileEntry) -> FileFacts | ValueError:
+        try:
+            if found == "text":
+                return cut_text(entry.url, rows_per_shard)
+            if found == "jsonl":
+                return cut_jsonl(corpus, entry.url, rows_per_shard)
+            if found == "npy":
+                return cut_npy(corpus, entry.url, rows_per_shard)
+            embeddings = carries_embeddings(corpus, found)
+            return cut_parquet(corpus, entry.url, rows_per_shard, embeddings)
+        except ValueError as error:
+            return error
+        except OSError as error:
+            return ValueError(f"cannot read {redact_url(entry.url)}: {error}")
+
+    files: list[tuple[str, FileFacts]] = []
+    skipped: list[SkippedFile] = []
+    with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
+        results = pool.map(cut, entries)
+        for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
+            if isinstance(result, FileFacts):
+                files.append((entry.url, result))
+            elif skip:
+                skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
+            else:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise result
+            if progress is not None:
+                progress(done, len(entries))
+    if not files:
+        raise ValueError(f"no file of {corpus.shown} can be read; the first: {skipped[0].why}")
+    return files, tuple(skipped)
+
+
+def _dataset_files(corpus: Corpus) -> Files:
+    """Return the shards of our own dataset's current version, one slice each, unread."""
+    root = locations.absolute(corpus.path)
+    manifest = open_manifest(root)
+    receipts = [receipt for receipt in manifest.receipts if receipt.rows]
+    if not receipts:
+        raise ValueError(f"the dataset {corpus.shown} has no row")
+    passed = pa.schema([])
+    if corpus.passed_through:
+        first = locations.join_inside(root, receipts[0].path)
+        passed = cut_parquet(corpus, first, manifest.rows, embeddings=True).passed_through
+    return [
+        (
+            locations.join_inside(root, receipt.path),
+            FileFacts(
+                slices=(Slice(start=0, stop=receipt.rows, digest=receipt.sha256),),
+                has_ids=True,
+                dimension=manifest.dimension,
+                passed_through=passed,
+            ),
+        )
+        for receipt in receipts
+    ]
+
+
+def _check_agreement(corpus: Corpus, found: Format, files: Files, dimension: int | None) -> None:
+    """Raise ValueError if files disagree on what only a file as a whole can have."""
+    if carries_embeddings(corpus, found) and dimension is None:
+        raise ValueError(f"{corpus.shown} has no embedding in its first rows")
+    first_url, first = files[0]
+    for url, facts in files[1:]:
+        if found == "npy" and facts.dimension != first.dimension:
+            raise ValueError(
+                f"{redact_url(url)} has {facts.dimension}-dimensional embeddings, "
+                f"{redact_url(first_url)} {first.dimension}-dimensional ones"
+            )
+        if found in {"npy", "parquet"} and facts.has_ids != first.has_ids:
+            without = first_url if facts.has_ids else url
+            raise ValueError(
+                f"{redact_url(without)} does not name its rows while other files of "
+                f"{corpus.shown} do; give all of them ids or none"
+            )
+
+
+def _passed_through(files: Files) -> str:
+    """Return the passed-through types of the first file, base64 of an Arrow schema; "" if none."""
+    found = files[0][1].passed_through
+    if found is None or not len(found):
+        return ""
+    return base64.b64encode(found.serialize().to_pybytes()).decode("ascii")
+
+
+def _unit(
+    corpus: Corpus,
+    found: Format,
+    url: str,
+    facts: FileFacts,
+    one: Slice,
+    has_ids: bool,
+    dimension: int | None,
+    passed: str,
+) -> Unit:
+    unit = Unit(
+        key="",
+        path=url,
+        format=found,
+        start=one.start,
+        stop=one.stop,
+        rows=one.stop - one.start,
+        digest=one.digest,
+        has_ids=has_ids,
+        byte_start=one.byte_start,
+        byte_stop=one.byte_stop,
+        ids_path=facts.ids_path,
+        dimension=dimension,
+        passed_through=passed,
+    )
+    return dataclasses.replace(unit, key=_key(corpus, unit))
+
+
+def _key(corpus: Corpus, unit: Unit) -> str:
+    """Return the digest of a slice's content and of everything that says what is read from it."""
+    columns: list[object] = []
+    if unit.format in {"jsonl", "parquet", "dataset"}:
+        columns = [
+            corpus.id_column if unit.has_ids else None,
+            corpus.text_column,
+            corpus.image_column if corpus.modality == "image" else None,
+            corpus.embedding_column,
+            [[field.name, str(field.type)] for field in unit.passed_through_schema],
+        ]
+    return combined("unit", unit.format, unit.digest, corpus.modality, unit.has_ids, columns)

@@ -1,0 +1,254 @@
+"""Shards: what one unit becomes. Data and quarantine as Parquet, then the receipt, last."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.schema import (
+    EMBEDDING,
+    ID,
+    IMAGE,
+    QUARANTINE_SCHEMA,
+    REJECT,
+    SCHEMA_VERSION,
+    TEXT,
+    dataset_schema,
+    embedding_type,
+)
+from pipeline.storage import locations
+from pipeline.storage.columns import CONTENT_BYTES
+from pipeline.storage.corpus import Unit
+from pipeline.storage.locations import redact_url
+from pipeline.storage.manifest import Receipt, source_of
+
+DATA = "data"
+QUARANTINE = "quarantine"
+RECEIPTS = "receipts"
+UNIT_KEY = "anisoalign.unit"
+SCHEMA_KEY = "anisoalign.schema_version"
+_READERS = 16
+
+
+def shard_name(unit_key: str, fingerprint: str) -> str:
+    """Return the name (32 hex digits) of a unit's shard; `fingerprint` says what was done to it."""
+    named = f"{unit_key}/{fingerprint}".encode()
+    return hashlib.blake2b(named, digest_size=16).hexdigest()
+
+
+def write_unit(
+    root: str,
+    *,
+    unit: Unit,
+    fingerprint: str,
+    table: pa.Table,
+    dtype: str,
+    metadata: Mapping[str, str],
+    seconds: Mapping[str, float],
+    truncated: int = 0,
+) -> Receipt:
+    """Write a unit's shard, its quarantine shard if any row is rejected, and then its receipt.
+
+    `table` holds all rows of the unit as `read_unit` gives them, with `embedding` (n, d); columns
+    that the unit does not pass through are left out. Rows that a later stage rejected go to
+    quarantine with their text or image. Good rows are sorted by id. The bytes depend on the
+    content only. A unit without a good row gets a shard without rows.
+
+    Raises:
+        ValueError: if `root` cannot be written or `dtype` is neither float16 nor float32.
+    """
+    assert table.num_rows == unit.rows, f"{table.num_rows} rows for the {unit.rows} of the unit"
+    name = shard_name(unit.key, fingerprint)
+    good = pc.is_null(table.column(REJECT))
+    rejected = table.filter(pc.invert(good))
+    rows = table.filter(good)
+    rows = rows.take(pc.sort_indices(rows.column(ID)))
+    notes = {**metadata, SCHEMA_KEY: str(SCHEMA_VERSION), UNIT_KEY: unit.key}
+    path = f"{DATA}/{name}.parquet"
+    data = _data_bytes(_dataset_rows(rows, unit, dtype), notes)
+    locations.write_bytes(locations.join_inside(root, path), data)
+    quarantine_path, quarantine = None, b""
+    if rejected.num_rows:
+        quarantine_path = f"{QUARANTINE}/{name}.parquet"
+        quarantine = _quarantine_bytes(rejected, notes)
+        locations.write_bytes(locations.join_inside(root, quarantine_path), quarantine)
+    counts = pc.value_counts(rejected.column(REJECT)).to_pylist()
+    receipt = Receipt(
+        unit=unit.key,
+        fingerprint=fingerprint,
+        path=path,
+        rows=rows.num_rows,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        quarantined=dict(sorted((one["values"], one["counts"]) for one in counts)),
+        quarantine_path=quarantine_path,
+        quarantine_rows=rejected.num_rows,
+        quarantine_bytes=len(quarantine),
+        quarantine_sha256=hashlib.sha256(quarantine).hexdigest() if quarantine else None,
+        seconds={stage: round(float(spent), 3) for stage, spent in seconds.items()},
+        truncated=truncated,
+        source=source_of(unit),
+    )
+    where = locations.join(root, RECEIPTS, f"{name}.json")
+    locations.write_bytes(where, receipt.to_json().encode())
+    return receipt
+
+
+def read_shard(root: str, receipt: Receipt, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a shard's rows, all columns or those named.
+
+    Raises:
+        ValueError: if it is missing, damaged, or lacks a column.
+    """
+    url = locations.join_inside(root, receipt.path)
+    try:
+        data = locations.read_bytes(url)
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        if columns is not None:
+            missing = [name for name in columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{redact_url(url)} has no column {locations.listed(missing)}")
+        return parquet.read(columns=None if columns is None else list(columns))
+    except (FileNotFoundError, pa.ArrowException, OSError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"cannot read the shard {redact_url(url)}: {line}") from error
+
+
+def embeddings_of(table: pa.Table) -> npt.NDArray[np.float32]:
+    """Return the embeddings (n, d) of a table as float32; no copy if it holds one float32 chunk."""
+    parts: list[npt.NDArray[np.float32]] = []
+    dimension = table.schema.field(EMBEDDING).type.list_size
+    for chunk in table.column(EMBEDDING).chunks:
+        assert chunk.null_count == 0, "an embedding column has no null rows"
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        parts.append(values.astype(np.float32, copy=False).reshape(-1, dimension))
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.empty((0, dimension), np.float32), *parts])
+
+
+def finished(root: str, units: Sequence[Unit], fingerprint: str) -> dict[str, Receipt]:
+    """Return the receipts, by unit key, of the units whose shard and receipt are both there.
+
+    A receipt counts if it parses, is of this unit and fingerprint, and the files it names have
+    the sizes it names. The folders are listed once. `fingerprint` must cover all that changes a
+    shard's content.
+    """
+    sizes = {
+        f"{folder}/{entry.name}": entry.size
+        for folder in (DATA, QUARANTINE, RECEIPTS)
+        for entry in locations.list_files(locations.join(root, folder))
+    }
+    names = {unit.key: shard_name(unit.key, fingerprint) for unit in units}
+    there = {
+        key: name
+        for key, name in names.items()
+        if f"{RECEIPTS}/{name}.json" in sizes and f"{DATA}/{name}.parquet" in sizes
+    }
+
+    def receipt_of(key: str, name: str) -> Receipt | None:
+        try:
+            data = locations.read_bytes(locations.join(root, RECEIPTS, f"{name}.json"))
+            receipt = Receipt.from_json(data)
+        except (ValueError, FileNotFoundError):
+            return None
+        whole = (
+            receipt.unit == key
+            and receipt.fingerprint == fingerprint
+            and receipt.path == f"{DATA}/{name}.parquet"
+            and sizes[receipt.path] == receipt.bytes
+            and receipt.quarantine_path in {None, f"{QUARANTINE}/{name}.parquet"}
+            and (
+                receipt.quarantine_path is None
+                or sizes.get(receipt.quarantine_path) == receipt.quarantine_bytes
+            )
+        )
+        return receipt if whole else None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(receipt_of, there.keys(), there.values())
+        return {
+            key: receipt for key, receipt in zip(there, found, strict=True) if receipt is not None
+        }
+
+
+def _dataset_rows(rows: pa.Table, unit: Unit, dtype: str) -> pa.Table:
+    """Return good rows in the schema of a dataset shard."""
+    embeddings = embeddings_of(rows)
+    assert np.isfinite(embeddings).all(), "a good row has an embedding that is not finite"
+    dimension = embeddings.shape[1]
+    passed = unit.passed_through_schema
+    schema = dataset_schema(dimension, dtype, list(passed))
+    text = rows.column(TEXT) if TEXT in rows.column_names else pa.nulls(len(rows), pa.string())
+    columns = [
+        rows.column(ID),
+        text,
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(embeddings.astype(dtype, copy=False).reshape(-1)),
+            type=embedding_type(dimension, dtype),
+        ),
+        *(rows.column(name) for name in passed.names),
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _data_bytes(table: pa.Table, notes: Mapping[str, str]) -> bytes:
+    """Return a dataset shard's bytes.
+
+    Float32 is split by byte before zstd, which takes a sixth off unit-norm vectors; float16 is
+    not, since DuckDB refuses it there. Dictionaries and statistics of embeddings would be waste.
+    """
+    single = table.schema.field(EMBEDDING).type.value_type == pa.float32()
+    leaf = f"{EMBEDDING}.list.element"
+    others = [path for path in _leaves(table.schema) if path not in {leaf, ID}]
+    return _parquet_bytes(
+        table,
+        notes,
+        compression="zstd",
+        use_dictionary=others,
+        column_encoding={leaf: "BYTE_STREAM_SPLIT" if single else "PLAIN"},
+        write_statistics=[ID, *others],
+    )
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Return the paths of a schema's leaf columns as Parquet names them."""
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    found = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return [found.column(index).path for index in range(len(found.names))]
+
+
+def _quarantine_bytes(rejected: pa.Table, notes: Mapping[str, str]) -> bytes:
+    """Return a quarantine shard's bytes.
+
+    A row that a later stage rejected has no raw content yet: its text or image stands in.
+    """
+    there = [name for name in ("content", TEXT, IMAGE) if name in rejected.column_names]
+    content = pc.coalesce(*(rejected.column(name).cast(pa.binary()) for name in there))
+    table = pa.table(
+        [
+            rejected.column("row"),
+            rejected.column(ID),
+            pc.binary_slice(content, 0, CONTENT_BYTES),
+            rejected.column(REJECT),
+        ],
+        schema=QUARANTINE_SCHEMA,
+    )
+    return _parquet_bytes(table, notes, compression="zstd", use_dictionary=["reason"])
+
+
+def _parquet_bytes(table: pa.Table, notes: Mapping[str, str], **options: Any) -> bytes:
+    sink = io.BytesIO()
+    table = table.replace_schema_metadata(dict(sorted(notes.items())))
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()

@@ -1,0 +1,296 @@
+"""Verification: does a dataset still hold what its manifest says? Every problem names its file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.schema import EMBEDDING, ID, QUARANTINE_SCHEMA, SCHEMA_VERSION
+from pipeline.storage import locations
+from pipeline.storage.duplicates import DuplicateIds, Hashes, hash_ids
+from pipeline.storage.locations import redact_url
+from pipeline.storage.manifest import (
+    POINTER,
+    VERSIONS,
+    Manifest,
+    Receipt,
+    read_pointer,
+    read_version,
+)
+from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY
+
+_WORKERS = 4
+"""Shards in memory at once; one of 32,768 rows of 1,280 float32 is 170 MB."""
+_NORM_TOLERANCE = {"float16": 2e-3, "float32": 1e-5}
+_BLOCK_ROWS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with a file; `path` is relative to the dataset folder."""
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationReport:
+    """The version looked at, its shards and rows by the manifest, and all that is wrong."""
+
+    version: str
+    shards: int
+    rows: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(kw_only=True)
+class _Findings:
+    """What was found in one shard: problems by path, the ids' hashes (n, 2)."""
+
+    problems: list[Problem] = field(default_factory=list)
+    hashes: Hashes = field(default_factory=lambda: np.empty((0, 2), np.uint64))
+
+    def add(self, path: str, what: str) -> None:
+        self.problems.append(Problem(path=path, what=what))
+
+
+def verify(root: str, progress: Callable[[int, int], None] | None = None) -> VerificationReport:
+    """Check every file of the current version, and go on after a problem to name them all.
+
+    `progress` is called with (shards done, shards). Each shard is read whole, a few at a time; 16
+    bytes an id stay in memory.
+
+    Raises:
+        ValueError: if there is no pointer or no manifest to go by.
+    """
+    pointer = read_pointer(root)
+    manifest, sha256 = read_version(root, pointer.version)
+    where = f"{VERSIONS}/{pointer.version}.json"
+    findings = _Findings()
+    if sha256 != pointer.sha256:
+        findings.add(where, f"its sha256 is not the one in {POINTER}: changed after it was written")
+    for what in _wrong_totals(manifest):
+        findings.add(where, what)
+    hashes: list[Hashes] = []
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        found = pool.map(lambda receipt: _verify_shard(root, manifest, receipt), manifest.receipts)
+        for done, one in enumerate(found, start=1):
+            findings.problems += one.problems
+            hashes.append(one.hashes)
+            if progress is not None:
+                progress(done, len(manifest.receipts))
+    for path, count in _shared_ids(manifest.receipts, hashes):
+        findings.add(path, f"{count} ids stand in another shard too")
+    return VerificationReport(
+        version=manifest.version,
+        shards=len(manifest.receipts),
+        rows=manifest.rows,
+        problems=tuple(findings.problems),
+    )
+
+
+def _wrong_totals(manifest: Manifest) -> Iterator[str]:
+    """Yield the manifest's totals that its own receipts do not add up to."""
+    rows = sum(receipt.rows for receipt in manifest.receipts)
+    if rows != manifest.rows:
+        yield f"says {manifest.rows} rows, its shards' receipts say {rows}"
+    if len(manifest.receipts) != manifest.units:
+        yield f"says {manifest.units} units, but lists {len(manifest.receipts)}"
+    totals: Counter[str] = Counter()
+    for receipt in manifest.receipts:
+        totals.update(receipt.quarantined)
+    totals["duplicate_id"] += sum(int(one.get("rows", 0)) for one in manifest.duplicate_units)
+    if +totals != Counter(manifest.quarantined):
+        yield f"says {manifest.quarantined} rows quarantined, its receipts say {dict(+totals)}"
+    for key, count in Counter(receipt.unit for receipt in manifest.receipts).items():
+        if count > 1:
+            yield f"lists unit {key} {count} times"
+    if manifest.schema_version != SCHEMA_VERSION:
+        yield f"has schema version {manifest.schema_version}, this program {SCHEMA_VERSION}"
+
+
+def _verify_shard(root: str, manifest: Manifest, receipt: Receipt) -> _Findings:
+    findings = _Findings()
+    _check_receipt(root, receipt, findings)
+    data = _whole_file(root, receipt.path, receipt.bytes, receipt.sha256, findings)
+    if data is not None:
+        parquet = _opened(data, receipt.path, receipt.rows, receipt.unit, findings)
+        if parquet is not None:
+            _check_rows(parquet, manifest, receipt, findings)
+    _check_quarantine(root, receipt, findings)
+    return findings
+
+
+def _check_receipt(root: str, receipt: Receipt, findings: _Findings) -> None:
+    """Compare receipts/NAME.json, where it is there, with the manifest's receipt."""
+    name = receipt.path.rsplit("/", 1)[-1].removesuffix(".parquet")
+    where = f"{RECEIPTS}/{name}.json"
+    try:
+        stored = Receipt.from_json(locations.read_bytes(locations.join_inside(root, where)))
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        findings.add(where, f"the receipt of {receipt.path} is damaged: {error}")
+        return
+    if stored == receipt:
+        return
+    ours, theirs = vars(receipt), vars(stored)
+    differing = [
+        f"{key} {theirs[key]} (manifest: {ours[key]})" for key in ours if ours[key] != theirs[key]
+    ]
+    findings.add(
+        where, f"the receipt of {receipt.path} differs from the manifest's: {', '.join(differing)}"
+    )
+
+
+def _whole_file(
+    root: str, path: str, size: int, sha256: str | None, findings: _Findings
+) -> bytes | None:
+    """Return a file's bytes; None, with the problem added, if it is missing."""
+    try:
+        data = locations.read_bytes(locations.join_inside(root, path))
+    except FileNotFoundError:
+        findings.add(path, "missing")
+        return None
+    except ValueError as error:
+        findings.add(path, str(error))
+        return None
+    if len(data) != size:
+        findings.add(path, f"has {len(data)} bytes, its receipt says {size}")
+    elif hashlib.sha256(data).hexdigest() != sha256:
+        findings.add(path, "its sha256 is not its receipt's: its bytes were changed")
+    return data
+
+
+def _opened(
+    data: bytes, path: str, rows: int, unit: str, findings: _Findings
+) -> pq.ParquetFile | None:
+    """Return a shard as Parquet after comparing its row count and metadata with its receipt."""
+    try:
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        findings.add(path, f"not readable as Parquet: {_line(error)}")
+        return None
+    if parquet.metadata.num_rows != rows:
+        findings.add(path, f"has {parquet.metadata.num_rows} rows, its receipt says {rows}")
+    notes = parquet.schema_arrow.metadata or {}
+    version = notes.get(SCHEMA_KEY.encode(), b"none").decode("utf-8", "replace")
+    if version != str(SCHEMA_VERSION):
+        findings.add(path, f"has schema version {version}, not {SCHEMA_VERSION}")
+    key = notes.get(UNIT_KEY.encode(), b"none").decode("utf-8", "replace")
+    if key != unit:
+        findings.add(path, f"is of unit {key}, its receipt of {unit}")
+    return parquet
+
+
+def _check_rows(
+    parquet: pq.ParquetFile, manifest: Manifest, receipt: Receipt, findings: _Findings
+) -> None:
+    """Check a shard's embeddings (type, finite, unit norm) and ids (there, sorted, unique)."""
+    path = receipt.path
+    try:
+        table = parquet.read(columns=[ID, EMBEDDING])
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        findings.add(path, f"not readable as Parquet: {_line(error)}")
+        return
+    if table.column_names != [ID, EMBEDDING]:
+        findings.add(path, f"has no column {ID} and {EMBEDDING}")
+        return
+    kind = table.schema.field(EMBEDDING).type
+    value = {"float16": pa.float16(), "float32": pa.float32()}.get(manifest.dtype)
+    if (
+        not pa.types.is_fixed_size_list(kind)
+        or kind.list_size != manifest.dimension
+        or kind.value_type != value
+    ):
+        said = f"{manifest.dtype}[{manifest.dimension}]"
+        findings.add(path, f"has embeddings of type {kind}, the manifest says {said}")
+    elif table.column(EMBEDDING).null_count:
+        findings.add(path, "has null embeddings")
+    else:
+        _check_norms(table.column(EMBEDDING), manifest, path, findings)
+    ids = table.column(ID)
+    if ids.type != pa.string() or ids.null_count:
+        findings.add(path, "has ids that are null or no strings")
+        return
+    if len(ids) > 1:
+        if pc.any(pc.greater(ids[:-1], ids[1:])).as_py():
+            findings.add(path, "its ids are not sorted")
+        repeated = len(ids) - len(pc.unique(ids))
+        if repeated:
+            findings.add(path, f"{repeated} ids stand in it more than once")
+    findings.hashes = hash_ids(pc.unique(ids).to_pylist())
+
+
+def _check_norms(
+    column: pa.ChunkedArray, manifest: Manifest, path: str, findings: _Findings
+) -> None:
+    """Add a problem for embeddings that are not finite, or not of unit norm to the type's step."""
+    not_finite = off_norm = 0
+    for chunk in column.chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, manifest.dimension)
+        for start in range(0, len(values), _BLOCK_ROWS):
+            block = values[start : start + _BLOCK_ROWS].astype(np.float64)
+            finite = np.isfinite(block).all(axis=1)
+            norms = np.sqrt(np.einsum("nd,nd->n", block[finite], block[finite]))
+            not_finite += int((~finite).sum())
+            off_norm += int((np.abs(norms - 1.0) > _NORM_TOLERANCE[manifest.dtype]).sum())
+    if not_finite:
+        findings.add(path, f"{not_finite} embeddings are not finite")
+    if off_norm:
+        findings.add(path, f"{off_norm} embeddings are not of unit norm")
+
+
+def _check_quarantine(root: str, receipt: Receipt, findings: _Findings) -> None:
+    counted = sum(receipt.quarantined.values())
+    path = receipt.quarantine_path
+    if counted != receipt.quarantine_rows:
+        findings.add(
+            receipt.path,
+            f"its receipt says {receipt.quarantine_rows} quarantined rows, by reason {counted}",
+        )
+    if path is None:
+        if counted:
+            findings.add(receipt.path, f"{counted} rows quarantined, but no quarantine shard")
+        return
+    size, sha256 = receipt.quarantine_bytes, receipt.quarantine_sha256
+    data = _whole_file(root, path, size, sha256, findings)
+    if data is None:
+        return
+    parquet = _opened(data, path, receipt.quarantine_rows, receipt.unit, findings)
+    if parquet is None:
+        return
+    try:
+        table = parquet.read()
+    except (pa.ArrowException, OSError) as error:
+        findings.add(path, f"not readable as Parquet: {_line(error)}")
+        return
+    if not table.schema.equals(QUARANTINE_SCHEMA):
+        findings.add(path, f"has columns {table.column_names}, not those of a quarantine shard")
+        return
+    counts = Counter(table.column("reason").to_pylist())
+    if counts != Counter(receipt.quarantined):
+        findings.add(path, f"holds {dict(counts)}, its receipt says {receipt.quarantined}")
+
+
+def _shared_ids(receipts: Sequence[Receipt], hashes: Sequence[Hashes]) -> Iterator[tuple[str, int]]:
+    """Yield (path, count) of the shards with ids that an earlier shard has."""
+    shards = [(receipt.path, one) for receipt, one in zip(receipts, hashes, strict=True)]
+    shared = DuplicateIds.from_units(shards)
+    for path, one in shards if len(shared) else []:
+        count = int(shared.rejected(path, one).sum())
+        if count:
+            yield path, count
+
+
+def _line(error: BaseException) -> str:
+    return redact_url((str(error).splitlines() or [type(error).__name__])[0])

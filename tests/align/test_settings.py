@@ -1,0 +1,50 @@
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.align.settings import (
+    METHODS,
+    AlignSettings,
+    AnisoAlignSettings,
+    NoiseSettings,
+    PriorSettings,
+    RefinerSettings,
+)
+
+
+def test_defaults_are_valid():
+    settings = AlignSettings()
+    assert settings.method in METHODS
+    assert settings.rank == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        (NoiseSettings, {"smallest": 0.0}, "smallest"),
+        (NoiseSettings, {"smallest": 0.6, "largest": 0.5}, "smallest"),
+        (NoiseSettings, {"largest": 1.6}, r"noise\.largest is 1\.6"),
+        (NoiseSettings, {"levels": 0}, "levels"),
+        (PriorSettings, {"neighbours": 0}, "neighbours"),
+        (PriorSettings, {"width": 0}, r"prior\.width"),
+        (PriorSettings, {"steps": -1}, r"prior\.steps"),
+        (PriorSettings, {"batch_size": 0}, r"prior\.batch_size"),
+        (PriorSettings, {"learning_rate": 0.0}, r"prior\.learning_rate"),
+        (RefinerSettings, {"phase_bound": -0.1}, r"refiner\.phase_bound"),
+        (RefinerSettings, {"log_radius_bound": -0.1}, r"refiner\.log_radius_bound"),
+        (RefinerSettings, {"complement_bound": -0.1}, r"refiner\.complement_bound"),
+        (RefinerSettings, {"steps": -1}, r"refiner\.steps"),
+        (AnisoAlignSettings, {"rank": 3}, "even number"),
+        (AnisoAlignSettings, {"rank": 0}, "even number"),
+        (AnisoAlignSettings, {"ridge": -1.0}, "ridge"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, change, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**change)
+
+
+def test_settings_load_without_torch():
+    code = "import sys, pipeline.align.settings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

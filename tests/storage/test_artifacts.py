@@ -1,0 +1,147 @@
+import json
+import pickle
+import struct
+import uuid
+
+import pytest
+import torch
+
+from pipeline.storage import (
+    artifact_fingerprint,
+    locations,
+    read_artifact,
+    read_extra_file,
+    read_fingerprint,
+    write_artifact,
+)
+
+CONFIG = {"method": "anisoalign", "rank": 4, "scores": [1.5, None], "naïve": True}
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "frame": torch.randn(4, 3, generator=generator, dtype=torch.float64),
+        "half": torch.randn(5, generator=generator).to(torch.bfloat16),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.empty(0, 2),
+        "index": torch.arange(6).reshape(2, 3).T,
+    }
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request, tmp_path):
+    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else str(tmp_path / "art")
+
+
+def test_what_is_written_is_read(url):
+    fingerprint = write_artifact(url, CONFIG, tensors(), {"vocabulary.txt": b"a\nb"})
+    config, found = read_artifact(url)
+    assert config == CONFIG
+    assert found.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+    assert read_fingerprint(url) == fingerprint == artifact_fingerprint(config, found)
+    assert read_extra_file(url, "vocabulary.txt") == b"a\nb"
+    with pytest.raises(ValueError, match=r"no file other\.txt"):
+        read_extra_file(url, "other.txt")
+
+
+def test_bytes_and_fingerprint_depend_on_content_only(tmp_path):
+    first = write_artifact(str(tmp_path / "1"), CONFIG, tensors())
+    shuffled = dict(reversed(CONFIG.items())), dict(reversed(tensors().items()))
+    assert write_artifact(str(tmp_path / "2"), *shuffled) == first
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_fingerprint_sees_every_change():
+    base = tensors()
+    prints = {artifact_fingerprint(CONFIG, base)}
+    prints.add(artifact_fingerprint({**CONFIG, "rank": 5}, base))
+    prints.add(artifact_fingerprint(CONFIG, {**base, "scalar": torch.tensor(3.0000002)}))
+    prints.add(artifact_fingerprint(CONFIG, {**base, "scalar": torch.tensor([3.0])}))
+    prints.add(artifact_fingerprint(CONFIG, {**base, "empty": torch.empty(0, 3)}))
+    renamed = {**base, "other": base["half"]}
+    del renamed["half"]
+    prints.add(artifact_fingerprint(CONFIG, renamed))
+    assert len(prints) == 6
+
+
+def test_a_config_that_is_no_json(url):
+    for value in (float("nan"), object(), {1, 2}):
+        with pytest.raises(ValueError, match="plain JSON"):
+            write_artifact(url, {"x": value}, {})
+
+
+def test_missing_parts(url):
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        read_artifact(url)
+    write_artifact(url, CONFIG, tensors())
+    locations.remove(locations.join(url, "model.safetensors"))
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        read_artifact(url)
+
+
+def test_a_crash_while_replacing_leaves_nothing_that_loads(url, monkeypatch):
+    write_artifact(url, CONFIG, tensors())
+    whole = locations.write_bytes
+
+    def crash(where, data):
+        if where.endswith("config.json"):
+            raise ValueError("crash")
+        whole(where, data)
+
+    monkeypatch.setattr(locations, "write_bytes", crash)
+    with pytest.raises(ValueError, match="crash"):
+        write_artifact(url, CONFIG, {"other": torch.ones(2)})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="does not fit"):
+        read_artifact(url)
+
+
+def test_changed_parts(url):
+    write_artifact(url, CONFIG, tensors(), {"extra": b"x"})
+    where = locations.join(url, "config.json")
+    whole = json.loads(locations.read_bytes(where))
+    locations.write_bytes(where, json.dumps({**whole, "rank": 5}).encode())
+    with pytest.raises(ValueError, match="changed by hand"):
+        read_artifact(url)
+    locations.write_bytes(locations.join(url, "extra"), b"y")
+    with pytest.raises(ValueError, match="does not fit"):
+        read_extra_file(url, "extra")
+    for data in (b"", b"[]", b"{}", b"\xff", b"[" * 9999):
+        locations.write_bytes(where, data)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            read_artifact(url)
+
+
+def hostile_files():
+    header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+    yield struct.pack("<Q", 2**63) + b"{}"
+    yield struct.pack("<Q", len(header)) + header + b"\0" * 4
+    yield struct.pack("<Q", 4) + b"nope"
+    yield b""
+    yield pickle.dumps({"x": 1})
+
+
+@pytest.mark.parametrize("data", hostile_files())
+def test_hostile_tensors_with_a_digest_that_fits(url, data):
+    import hashlib
+
+    write_artifact(url, CONFIG, tensors())
+    where = locations.join(url, "config.json")
+    whole = json.loads(locations.read_bytes(where))
+    whole["tensors_sha256"] = hashlib.sha256(data).hexdigest()
+    locations.write_bytes(where, json.dumps(whole).encode())
+    locations.write_bytes(locations.join(url, "model.safetensors"), data)
+    with pytest.raises(ValueError, match=r"model\.safetensors in .* is damaged") as caught:
+        read_artifact(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_extra_files_stay_inside(url):
+    with pytest.raises(ValueError, match="refused"):
+        write_artifact(url, CONFIG, {}, {"../x": b""})
+    locations.write_bytes(locations.join(url, "config.json"), b"")

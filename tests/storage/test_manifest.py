@@ -1,0 +1,176 @@
+import dataclasses
+import json
+import uuid
+
+import pytest
+
+from pipeline.storage import Manifest, Receipt, commit, locations, open_manifest, versions
+from pipeline.storage.manifest import redacted
+from tests.storage.samples import write_dataset
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else str(tmp_path / "out")
+
+
+def recommit(root, receipts, **fields):
+    options = {
+        "kind": "text-embeddings",
+        "dimension": 8,
+        "dtype": "float16",
+        "config": {},
+        "encoder": {"model": "toy", "fingerprint": "abc"},
+        **fields,
+    }
+    return commit(root, receipts=receipts, **options)
+
+
+def test_a_commit_is_opened(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    assert open_manifest(root) == manifest
+    assert open_manifest(root, manifest.version) == manifest
+    assert versions(root) == [manifest.version]
+    assert manifest.version.startswith("000001-")
+    assert (manifest.rows, manifest.units, manifest.parent) == (27, 3, None)
+    assert manifest.quarantined == {"empty": 3}
+    assert sorted(one.path for one in receipts) == [one.path for one in manifest.receipts]
+    card = locations.read_bytes(locations.join(root, "README.md")).decode()
+    assert all(f"- {one.path}\n" in card for one in receipts)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert Receipt.from_json(receipts[0].to_json()) == receipts[0]
+
+
+def test_nothing_new_is_no_new_version(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    slower = [dataclasses.replace(one, seconds={"encode": 9.0}) for one in reversed(receipts)]
+    assert recommit(root, slower) == manifest
+    assert versions(root) == [manifest.version]
+
+
+def test_each_change_is_a_version_with_its_parent(root, tmp_path):
+    first, receipts = write_dataset(root, tmp_path / "in")
+    second = recommit(root, receipts[:2])
+    third = recommit(root, receipts[:2], encoder={"model": "other"})
+    fourth = recommit(root, receipts[:2], encoder={"model": "other"}, aligner={"fingerprint": "f"})
+    fifth = recommit(root, receipts)
+    found = [first, second, third, fourth, fifth]
+    assert versions(root) == [one.version for one in found]
+    assert [one.parent for one in found] == [None, *(one.version for one in found[:-1])]
+    assert open_manifest(root, first.version) == first
+    assert open_manifest(root) == fifth
+    assert first.version.split("-")[1] == fifth.version.split("-")[1]
+
+
+def test_a_version_left_by_a_crash_is_not_overwritten(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    left = locations.join(root, "versions", "000007-00000000.json")
+    locations.write_bytes(left, b"half")
+    assert open_manifest(root) == manifest
+    assert recommit(root, receipts[:1]).version.startswith("000008-")
+
+
+def test_duplicate_units_and_skipped_files_are_counted(root, tmp_path):
+    from pipeline.storage import plan
+    from tests.storage.samples import text_corpus
+
+    _, receipts = write_dataset(root, tmp_path / "in")
+    (tmp_path / "a.txt").write_text("x\ny\n")
+    units = plan(text_corpus(tmp_path / "a.txt"), 10).units
+    skipped = [{"path": "s3://u:secret@b/x.txt", "why": "is empty"}]
+    manifest = recommit(root, receipts, duplicate_units=units, skipped_files=skipped)
+    assert manifest.quarantined == {"duplicate_id": 2, "empty": 3}
+    assert manifest.duplicate_units[0]["rows"] == 2
+    assert manifest.skipped_files[0]["path"] == "s3://***@b/x.txt"
+    assert open_manifest(root) == manifest
+
+
+def test_no_credential_reaches_a_file(tmp_path):
+    root = str(tmp_path / "out")
+    _, receipts = write_dataset(root, tmp_path / "in")
+    secret = "https://me:hunter2@host/x?token=hunter2"
+    recommit(
+        root,
+        receipts[:1],
+        config={"text": {"path": secret}, "list": [secret], "n": 1},
+        encoder={"pretrained": secret},
+        aligner={"path": secret},
+    )
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert b"hunter2" not in path.read_bytes()
+    assert redacted({"a": (secret, 1, None)}) == {"a": ("https://***@host/x?***", 1, None)}
+
+
+def test_there_is_none(root):
+    with pytest.raises(ValueError, match=r"no dataset in .*: current\.json is missing"):
+        open_manifest(root)
+
+
+def test_a_version_that_is_not_there_or_no_version(root, tmp_path):
+    write_dataset(root, tmp_path / "in")
+    with pytest.raises(ValueError, match="has no version 000009-00000000"):
+        open_manifest(root, "000009-00000000")
+    for name in ("../current", "latest", "000001-xyz", "/etc/passwd"):
+        with pytest.raises(ValueError, match="not the name of a version"):
+            open_manifest(root, name)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"version": 1, "sha256": "x"}', b'{"version": "x"}', b"[" * 9999]
+)
+def test_a_damaged_pointer(root, tmp_path, data):
+    write_dataset(root, tmp_path / "in")
+    locations.write_bytes(locations.join(root, "current.json"), data)
+    with pytest.raises(ValueError, match=r"current\.json is damaged"):
+        open_manifest(root)
+
+
+def edit(root, manifest, change):
+    where = locations.join(root, "versions", f"{manifest.version}.json")
+    value = json.loads(locations.read_bytes(where))
+    change(value)
+    locations.write_bytes(where, json.dumps(value).encode())
+
+
+def test_a_manifest_that_was_edited(root, tmp_path):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+    edit(root, manifest, lambda value: value.update(rows=1))
+    with pytest.raises(ValueError, match=r"changed after it was written.*verify"):
+        open_manifest(root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.pop("rows"),
+        lambda value: value.update(rows="many"),
+        lambda value: value.update(rows=True),
+        lambda value: value.update(more=1),
+        lambda value: value.update(receipts=[1]),
+        lambda value: value.update(duplicate_units=[1]),
+        lambda value: value.update(quarantined={"empty": "x"}),
+        lambda value: value["receipts"][0].update(quarantined={"empty": None}),
+        lambda value: value["receipts"][0].pop("sha256"),
+    ],
+)
+def test_a_manifest_of_another_shape(root, tmp_path, change):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+    edit(root, manifest, change)
+    with pytest.raises(ValueError, match="is damaged: not a"):
+        open_manifest(root)
+
+
+@pytest.mark.parametrize("key", ["path", "quarantine_path"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/x.parquet"])
+def test_paths_that_leave_the_folder(root, tmp_path, key, path):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+    edit(root, manifest, lambda value: value["receipts"][0].update({key: path}))
+    with pytest.raises(ValueError, match="refused"):
+        open_manifest(root, manifest.version)
+
+
+def test_a_newer_schema(root, tmp_path):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+    edit(root, manifest, lambda value: value.update(schema_version=99))
+    with pytest.raises(ValueError, match="update anisoalign"):
+        open_manifest(root, manifest.version)
