@@ -33,11 +33,16 @@ VOCABULARY_MERGES = 512
 @click.option("--steps", default=Training.steps, show_default=True, help="Optimizer steps.")
 @click.option("--batch-rows", default=Training.batch_rows, show_default=True)
 @click.option("--learning-rate", default=Training.learning_rate, show_default=True)
-@click.option("--threads", default=2, show_default=True, help="CPU threads; part of the result.")
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    help="CPU threads; part of the result. On a busy machine more are slower.",
+)
 def main(
     out: Path, seed: int, steps: int, batch_rows: int, learning_rate: float, threads: int
 ) -> None:
-    """Train the small open_clip model of the captioned-scenes world, in minutes on two cores."""
+    """Train the small open_clip model of the captioned-scenes world, in minutes on one core."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     out.mkdir(parents=True, exist_ok=True)

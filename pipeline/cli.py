@@ -286,7 +286,9 @@ def _show_methods(output: _Output, metrics: dict[str, Any]) -> None:
     show_default=True,
     help="Methods to compare, separated by commas.",
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for metrics.json.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for metrics.json and split.json."
+)
 @click.option(
     "--config", type=click.Path(dir_okay=False), help="Take the `align` section from this file."
 )
@@ -310,9 +312,17 @@ def geometry(
 
     loaded = load_config(config, settings) if config else parse_config(apply_settings({}, settings))
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-    from pipeline.report.comparison import compare, fit_methods, read_pairs, split_pairs
+    from pipeline.report.comparison import (
+        compare,
+        fit_methods,
+        read_pairs,
+        split_pairs,
+        split_rows,
+    )
 
-    fitting, held_out = split_pairs(read_pairs(pairs), split, seed)
+    paired = read_pairs(pairs)
+    rows = split_rows(paired.image.shape[0], split, seed)
+    fitting, held_out = split_pairs(paired, rows)
     with output.reporter.training() as progress:
         aligners = fit_methods(names, fitting, loaded.align, seed, progress)
     metrics = compare(aligners, held_out, seed)
@@ -320,6 +330,7 @@ def geometry(
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        (folder / "split.json").write_text(json.dumps(rows.to_mapping()), encoding="utf-8")
     _show_methods(output, metrics)
     return metrics
 

@@ -415,7 +415,7 @@ class AnisoAlign(Aligner):
         self._structure = PhaseStructure(**with_prefix(tensors, "structure."))
         self._transport = RadialTransport(**with_prefix(tensors, "transport."))
         prior, refiner = with_prefix(tensors, "prior."), with_prefix(tensors, "refiner.")
-        if self.refines:
+        if self.refines and prior and refiner:  # workers start from an artifact without networks
             self._prior = self._new_prior()
             self._prior.load_state_dict(prior)
             self._refiner = self._new_refiner()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -141,6 +142,22 @@ def _restore_optimizer(optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one CPU thread while inside: the same bits on any machine, and no slower.
+
+    For products too small to share out (512 x 256): on a busy machine, threads that wait for each
+    other at every step cost ten times the work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def train_stage(
     stage: Stage,
     embeddings: Tensor,

@@ -11,6 +11,7 @@ from pipeline.report.console import Reporter
 from pipeline.stages.embed import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
+from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan, plan
 
 Side = Literal["text", "image"]
@@ -115,8 +116,24 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
             f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
             "encode` with this configuration first"
         )
+    _check_stored(config, side, root)
     passed = config.text.passed_through if side == "text" else ()
     return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
+
+
+def _check_stored(config: RunConfig, side: Side, root: str) -> None:
+    """Refuse stored embeddings of another input or encoder than the configuration names."""
+    manifest = open_manifest(root)
+    section = config.text if side == "text" else config.image
+    before = manifest.config[side]["path"]
+    wanted = None if section.path is None else locations.redact_url(section.path)
+    encoder = (manifest.config["encoder"]["model"], manifest.config["encoder"]["pretrained"])
+    if wanted not in (None, before) or encoder != (config.encoder.model, config.encoder.pretrained):
+        raise ValueError(
+            f"the {side} embeddings at {locations.redact_url(root)} were made from {before} by "
+            f"encoder {encoder[0]}, but the configuration names {wanted} and encoder "
+            f"{config.encoder.model}; run `anisoalign encode` with this configuration first"
+        )
 
 
 def plan_corpus(config: RunConfig, corpus: Corpus, title: str, reporter: Reporter) -> Plan:

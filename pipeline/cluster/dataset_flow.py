@@ -23,7 +23,7 @@ from pipeline.stages.write import WriteShard
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.duplicates import DuplicateIds
-from pipeline.storage.manifest import Kind, Manifest, Receipt, commit
+from pipeline.storage.manifest import Kind, Receipt, commit
 from pipeline.storage.planning import Plan
 from pipeline.storage.shards import finished
 
@@ -50,11 +50,15 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class FlowReport:
-    """What a flow did, for the summary: seconds are wall-clock time."""
+    """What a flow did, for the summary: seconds are wall-clock time.
+
+    `truncated` counts captions cut at the encoder's context length.
+    """
 
     name: str
     rows: int
     rejected: int
+    truncated: int
     units: int
     reused_units: int
     seconds: float
@@ -72,9 +76,7 @@ def software_versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def write_dataset(
-    config: RunConfig, request: DatasetRequest, reporter: Reporter
-) -> tuple[Manifest, FlowReport]:
+def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter) -> FlowReport:
     """Write what is missing of a dataset and commit a version of it.
 
     Units whose shard and receipt exist are kept as they are. Nothing becomes visible to readers
@@ -126,13 +128,16 @@ def write_dataset(
         name=request.name,
         rows=manifest.rows,
         rejected=sum(manifest.quarantined.values()),
+        truncated=sum(receipt.truncated for receipt in manifest.receipts),
         units=manifest.units,
         reused_units=reused,
         seconds=time.perf_counter() - start,
         path=request.root,
         version=manifest.version,
     )
-    return manifest, report
+    if report.truncated:
+        reporter.say(f"{report.truncated:,} captions were cut at the encoder's context length")
+    return report
 
 
 def _execute(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.align.registry import load_aligner
+from pipeline.align.training import one_thread
 from pipeline.cluster.corpora import demo_corpora, embedding_corpus, encoder_options, plan_corpus
 from pipeline.cluster.fit import aligner_path
 from pipeline.cluster.run import run, write_summary
@@ -70,10 +71,11 @@ def encode_pairs(config: RunConfig, reporter: Reporter) -> Pairs:
     lines = Path(corpora.pairs_captions).read_text(encoding="utf-8").splitlines()
     captions = [json.loads(line)[TEXT] for line in lines]
     encoder = encoder_options(config).build()
-    return Pairs(
-        image=encoder.encode_images(images).embeddings.cpu(),
-        text=encoder.encode_texts(captions).embeddings.cpu(),
-    )
+    with one_thread():  # as in the actors
+        return Pairs(
+            image=encoder.encode_images(images).embeddings.cpu(),
+            text=encoder.encode_texts(captions).embeddings.cpu(),
+        )
 
 
 def _stored_embeddings(config: RunConfig, side: Any, reporter: Reporter) -> Tensor:

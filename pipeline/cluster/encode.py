@@ -53,7 +53,7 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
         ),
         encoder=encoder,
     )
-    return write_dataset(config, request, reporter)[1]
+    return write_dataset(config, request, reporter)
 
 
 def encode(config: RunConfig, reporter: Reporter) -> list[FlowReport]:

@@ -18,7 +18,7 @@ from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import MeasureMapped, MeasureMoments, MeasurePolar
 from pipeline.storage import locations
 from pipeline.storage.artifacts import read_artifact, write_artifact
-from pipeline.storage.corpus import Corpus
+from pipeline.storage.corpus import Corpus, resolve_format
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
@@ -67,7 +67,7 @@ def fit_side(config: RunConfig, side: Side, reporter: Reporter) -> FitSide:
 
 def encoder_of(corpus: Corpus) -> dict[str, Any]:
     """Return the encoder that a corpus of embeddings came from, as far as it is known."""
-    if corpus.format == "dataset":
+    if resolve_format(corpus) == "dataset":
         return open_manifest(corpus.path).encoder
     return {"model": "unknown (embeddings given)", "fingerprint": ""}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import ray
@@ -30,21 +31,19 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
     """
     started = not ray.is_initialized()
     if started:
-        # Measured: uv and dashboard hooks cost seconds at start and nothing here needs them.
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         local = config.ray.address in _LOCAL_ADDRESSES and "RAY_ADDRESS" not in os.environ
         options = {"include_dashboard": False} if local else {}
         if not verbose:
             # Ray's C++ core prints to the driver's stderr past every Python logger.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
-            ray.init(
-                address=config.ray.address,
-                log_to_driver=verbose,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-                **options,
-            )
+            with nullcontext() if verbose else _silenced_stderr():
+                ray.init(
+                    address=config.ray.address,
+                    log_to_driver=verbose,
+                    logging_level=logging.INFO if verbose else logging.ERROR,
+                    **options,
+                )
         except (ConnectionError, ValueError) as error:
             raise ValueError(
                 f"cannot reach Ray at ray.address={config.ray.address}: {_first_line(error)}; "
@@ -64,6 +63,21 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
         context.target_max_block_size, context.enable_progress_bars = before
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Drop what is written to file descriptor 2: Ray's core greets there; failures still raise."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def _write(
         encoder=encoder,
         aligner=description,
     )
-    return write_dataset(config, request, reporter)[1]
+    return write_dataset(config, request, reporter)
 
 
 def _calibrated(

@@ -2,8 +2,8 @@
 
 The temperature is fixed at 0.01, so that the modality gap stays as open as in a real CLIP. In the
 first part of training the image tower also learns to name what a picture shows (linear heads,
-thrown away later): contrast alone learns colours in minutes, shapes only in hours. A small ResNet
-learns shapes in a quarter of the time that a small ViT needs.
+thrown away later): contrast alone had learnt colours but no shapes after 500 steps. The tower is a
+small ResNet, because a ViT of its cost learnt shapes in several times the steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Training:
     """
 
     seed: int = 0
-    steps: int = 600
+    steps: int = 450
     batch_rows: int = 256
     learning_rate: float = 2.5e-3
     weight_decay: float = 0.1

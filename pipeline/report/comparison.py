@@ -46,10 +46,6 @@ class Pairs:
     image: Tensor
     text: Tensor
 
-    def subset(self, rows: Tensor) -> Pairs:
-        """Return the pairs at the given positions."""
-        return Pairs(self.image[rows], self.text[rows])
-
 
 def _unit_rows(array: Any, name: str, path: str) -> Tensor:
     if array.dtype.kind != "f" or array.ndim != 2:
@@ -99,15 +95,27 @@ def read_pairs(path: str) -> Pairs:
     return Pairs(image, text)
 
 
-def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Return a seeded split: the fitting part (`share` of the rows) and the held-out part.
+@dataclass(frozen=True)
+class Split:
+    """Row positions: `image` and `text` to fit on (the same rows in unlike order), `held_out`."""
+
+    image: Tensor
+    text: Tensor
+    held_out: Tensor
+
+    def to_mapping(self) -> dict[str, list[int]]:
+        """Return the positions as plain lists, so that others can repeat the comparison."""
+        return {name: rows.tolist() for name, rows in vars(self).items()}
+
+
+def split_rows(rows: int, share: float, seed: int) -> Split:
+    """Return a seeded split of pairs: a `share` of the rows to fit on, the rest to measure on.
 
     The fitting part's texts are permuted, so that nothing can lean on its pairs.
 
     Raises:
         ValueError: when a part would be too small to measure.
     """
-    rows = pairs.image.shape[0]
     fitted = round(rows * share)
     if not 0 < share < 1 or fitted < 2 or rows - fitted <= NEIGHBOURS:
         raise ValueError(
@@ -115,10 +123,15 @@ def split_pairs(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
             f"measure; needed are at least 2 and {NEIGHBOURS + 1}"
         )
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    fitting = pairs.subset(order[:fitted])
     shuffle = torch.Generator().manual_seed(seed_of(seed, "unpaired"))
-    unpaired = Pairs(fitting.image, fitting.text[torch.randperm(fitted, generator=shuffle)])
-    return unpaired, pairs.subset(order[fitted:])
+    image = order[:fitted]
+    return Split(image, image[torch.randperm(fitted, generator=shuffle)], order[fitted:])
+
+
+def split_pairs(pairs: Pairs, split: Split) -> tuple[Pairs, Pairs]:
+    """Return the two unpaired clouds to fit on and the pairs held out."""
+    fitting = Pairs(pairs.image[split.image], pairs.text[split.text])
+    return fitting, Pairs(pairs.image[split.held_out], pairs.text[split.held_out])
 
 
 def fit_methods(

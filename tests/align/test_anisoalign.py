@@ -183,6 +183,18 @@ def test_training_the_refiner_leaves_the_prior_as_it_is():
             assert torch.equal(tensor, first.tensors()[name])
 
 
+def test_no_gradient_reaches_the_prior():
+    aligner = fitted("anisoalign")
+    stage = aligner._refiner_stage()
+    stage.loss(stage.network, stage.draw(TEXT, 0, Worker())).backward()
+    assert stage.network.exit.weight.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in aligner._prior.parameters())
+    trained_here = before_training()
+    trained_here._prior_stage()  # as in an unbroken run, where Stage I has just used it
+    trained_here._refiner_stage()
+    assert not any(weight.requires_grad for weight in trained_here._prior.parameters())
+
+
 def assert_same_states(first, second):
     assert first.keys() == second.keys()
     for name, state in first.items():

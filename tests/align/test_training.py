@@ -80,6 +80,8 @@ def test_draws_change_with_step_and_seed_only():
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_average_to_the_single_workers_loss(workers):
     alone = train_stage(stage(steps=1), EMBEDDINGS).losses[0]
+    single = stage(steps=1)
+    assert alone == regression(single.network, single.draw(EMBEDDINGS, 0, Worker())).item()
     losses = [
         train_stage(stage(steps=1), EMBEDDINGS, worker=Worker(rank, workers)).losses[0]
         for rank in range(workers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 import pipeline.demo
-from pipeline.demo.training import CONTEXT_LENGTH, TEMPERATURE, encoder_config, pixels
-from pipeline.demo.world import PAIR_INDEX, Scene
+from pipeline.demo.training import (
+    CONTEXT_LENGTH,
+    TEMPERATURE,
+    VOCABULARY_NAME,
+    Training,
+    build_model,
+    encoder_config,
+    learn_merges,
+    pixels,
+    save_encoder,
+    train,
+    write_vocabulary,
+)
+from pipeline.demo.world import PAIR_INDEX, TRAINING_INDEX, Scene
 from pipeline.encoders import OpenClipEncoder
 from pipeline.geometry.diagnostics import gap_metrics, local_mixing, subspace_overlap
 
@@ -120,5 +134,37 @@ def test_open_clip_loads_the_folder_by_itself(pairs: Pairs) -> None:
         text = model.encode_text(tokenizer([scene.caption() for scene in scenes]), normalize=True)
     torch.testing.assert_close(image, pairs.image[:16], atol=1e-4, rtol=0)
     torch.testing.assert_close(text, pairs.text[:16], atol=1e-4, rtol=0)
-    assert float(model.logit_scale.exp()) == pytest.approx(1 / TEMPERATURE, rel=2e-3)
+    assert model.logit_scale.exp().item() == pytest.approx(1 / TEMPERATURE, rel=2e-3)
     assert config == encoder_config(tokenizer.vocab_size)
+
+
+def test_training_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    """Two short trainings in one process give equal losses and equal files."""
+    losses = []
+    vocabulary = FOLDER / VOCABULARY_NAME
+    tokenizer = open_clip.SimpleTokenizer(str(vocabulary), context_length=CONTEXT_LENGTH)
+    config = encoder_config(tokenizer.vocab_size)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("a", "b"):
+            model = build_model(config, seed=5)
+            losses.append(train(model, tokenizer, Training(seed=5, steps=3, batch_rows=8)))
+            (tmp_path / name).mkdir()
+            save_encoder(model, config, tmp_path / name)
+    finally:
+        torch.set_num_threads(threads)
+    assert losses[0] == losses[1]
+    for path in sorted((tmp_path / "a").iterdir()):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_the_shipped_vocabulary_is_the_worlds(tmp_path: Path) -> None:
+    """Learnt merges come out byte for byte, and make every word of the world one token."""
+    captions = [Scene(0, TRAINING_INDEX + row).caption() for row in range(20_000)]
+    write_vocabulary(learn_merges(captions, 512), tmp_path / VOCABULARY_NAME)
+    written = (tmp_path / VOCABULARY_NAME).read_bytes()
+    assert gzip.decompress(written) == gzip.decompress((FOLDER / VOCABULARY_NAME).read_bytes())
+    tokenizer = open_clip.SimpleTokenizer(str(FOLDER / VOCABULARY_NAME))
+    words = {word for caption in captions for word in re.findall("[a-z]+", caption)}
+    assert all(len(tokenizer.encode(word)) == 1 for word in words)

@@ -9,7 +9,6 @@ from pipeline.geometry.frame import (
     check_rank,
     choose_rank,
     dominant_basis,
-    effective_dimension,
     fixed_frame,
     joint_structure_matrix,
     mixing_matrix,
@@ -98,11 +97,6 @@ def test_frame_converts():
     assert frame.to().basis.dtype == torch.float64
 
 
-def test_effective_dimension():
-    assert effective_dimension(torch.ones(7).double()) == pytest.approx(7)
-    assert effective_dimension(torch.tensor([3.0, 1.0])) == pytest.approx(16 / 10)
-
-
 @given(
     width=st.integers(2, 14), images=st.integers(3, 40), decay=st.floats(0, 8), seed=st.integers(0)
 )
@@ -113,12 +107,18 @@ def test_chosen_rank_can_be_used(width, images, decay, seed):
     check_rank(rank, width, images)
 
 
-def test_chosen_rank_follows_the_spectrum():
-    spectrum = torch.zeros(40).double()
-    spectrum[:16] = 1
-    assert choose_rank(torch.diag(spectrum), 1000) == 8
-    assert choose_rank(torch.eye(40).double(), 1000) == 20
-    assert choose_rank(torch.eye(40).double(), 6) == 4
+def test_chosen_rank_holds_nearly_all_of_the_trace():
+    def spectrum(*eigenvalues):
+        rotation = mixing_matrix("random", len(eigenvalues), 0)
+        return rotation @ torch.diag(torch.tensor(eigenvalues).double()) @ rotation.T
+
+    assert choose_rank(spectrum(*[1.0] * 16, *[0.0] * 24), 1000) == 16
+    assert choose_rank(spectrum(*[1.0] * 15, *[0.0] * 25), 1000) == 16
+    assert choose_rank(spectrum(*[1.0] * 16, *[0.005] * 24), 1000) == 16
+    assert choose_rank(spectrum(*[1.0] * 16, *[0.01] * 24), 1000) == 24
+    assert choose_rank(spectrum(1.0, *[0.0] * 9), 1000) == 2
+    assert choose_rank(torch.eye(80).double(), 1000) == 32
+    assert choose_rank(torch.eye(80).double(), 12) == 10
 
 
 def test_no_rank_without_images_or_covariance():
