@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -108,6 +109,8 @@ class UnitsSection(Section):
 
     rows_per_shard: Annotated[int, Field(ge=1)] = 32_768
     """Rows of a unit of work, which becomes one shard."""
+    images_per_shard: Annotated[int, Field(ge=1)] = 2_048
+    """The same where rows are encoded images, a hundred times the size of captions."""
 
 
 class RejectsSection(Section):
@@ -219,7 +222,10 @@ def _explain(error: ValidationError) -> str:
             near = nearest_key(location)
             lines.append(f"unknown key {location}" + (f"; did you mean {near}?" if near else ""))
         elif problem["type"] == "value_error":
-            lines.append(f"{location}: {problem['ctx']['error']}")
+            # The settings' messages begin with the key, or with their own section and the key.
+            above, _, section = location.rpartition(".")
+            message = str(problem["ctx"]["error"])
+            lines.append(f"{above if message.startswith(section) else location}.{message}")
         else:
             lines.append(f"{location}: {problem['msg']}, not {problem['input']!r}")
     return "; ".join(dict.fromkeys(lines))
@@ -247,7 +253,7 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: for a setting that has no `=`, or a path through something not a section.
     """
-    result: dict[str, Any] = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for setting in settings:
         key, separator, value = setting.partition("=")
         if not separator or not key:

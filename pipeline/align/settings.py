@@ -71,7 +71,7 @@ class RefinerSettings:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    phase_bound: float = 0.3
+    phase_bound: float = 0.15
     log_radius_bound: float = 0.2
     complement_bound: float = 0.02
     prior_weight: float = 1.0

@@ -138,7 +138,8 @@ def _check_stored(config: RunConfig, side: Side, root: str) -> None:
 
 def plan_corpus(config: RunConfig, corpus: Corpus, title: str, reporter: Reporter) -> Plan:
     """Cut a corpus in units; raises ValueError naming the file that cannot be used."""
+    units = config.units
+    pictures = corpus.modality == "image" and not corpus.holds_embeddings
+    rows = units.images_per_shard if pictures else units.rows_per_shard
     with reporter.counted(f"planning {title}") as show:
-        return plan(
-            corpus, config.units.rows_per_shard, config.rejects.unreadable_files, progress=show
-        )
+        return plan(corpus, rows, config.rejects.unreadable_files, progress=show)

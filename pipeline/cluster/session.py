@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -44,7 +45,7 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
                     logging_level=logging.INFO if verbose else logging.ERROR,
                     **options,
                 )
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"cannot reach Ray at ray.address={config.ray.address}: {_first_line(error)}; "
                 "start a cluster, or leave ray.address empty to use this machine"
@@ -137,6 +138,13 @@ def user_error(error: BaseException) -> ValueError | None:
             return current
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
     return None
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError when nothing listens at host:port, where Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _first_line(error: BaseException) -> str:

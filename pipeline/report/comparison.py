@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -75,18 +76,17 @@ def read_pairs(path: str) -> Pairs:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("image", "text") if name not in arrays]
-            if missing:
-                raise ValueError(
-                    f"{path} has no array named {' or '.join(missing)}; it has "
-                    f"{', '.join(arrays.files) or 'none'}"
-                )
-            image = _unit_rows(arrays["image"], "image", path)
-            text = _unit_rows(arrays["text"], "text", path)
+            read = {name: arrays[name] for name in ("image", "text") if name in arrays}
+            there = ", ".join(arrays.files) or "none"
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except (EOFError, AttributeError, TypeError):
-        raise ValueError(f"{path} is not an .npz archive of arrays") from None
+    # numpy says ValueError of anything pickled, and offers to load it unsafely.
+    except (BadZipFile, EOFError, ValueError, AttributeError, TypeError):
+        raise ValueError(f"{path} is not an .npz archive of arrays of floats") from None
+    missing = [name for name in ("image", "text") if name not in read]
+    if missing:
+        raise ValueError(f"{path} has no array named {' or '.join(missing)}; it has {there}")
+    image, text = (_unit_rows(read[name], name, path) for name in ("image", "text"))
     if image.shape != text.shape:
         raise ValueError(
             f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; pairs need "

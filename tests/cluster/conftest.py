@@ -13,7 +13,6 @@ import pytest
 from pipeline.demo.corpora import write_demo_corpora
 from tests.cluster.samples import execute, small_config
 
-
 CAPTIONS = 600
 """More than the quantiles that the radial transport is made of, so that it has no steps."""
 

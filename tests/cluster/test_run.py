@@ -15,7 +15,6 @@ import torch
 
 from pipeline.align import load_aligner
 from pipeline.cluster.run import summary_rows
-from pipeline.cluster.synthesize import synthesize
 from pipeline.storage import embeddings_of, open_manifest, verify
 from tests.cluster.conftest import CAPTIONS, Run, World
 from tests.cluster.samples import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ import pytest
 
 from pipeline.align import load_aligner
 from pipeline.storage import embeddings_of, open_manifest, read_shard, verify
+from tests.readme import python_snippets
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the demo's output folder and what it printed."""
-    folder = tmp_path_factory.mktemp("demo") / "runs"
+    folder = tmp_path_factory.mktemp("demo") / "runs" / "demo"
     command = [sys.executable, "-m", "pipeline.cli", "demo", "--set", f"output.path={folder}"]
     result = subprocess.run(
         [*command, "--json"], capture_output=True, text=True, timeout=580, check=False
@@ -78,6 +80,20 @@ def test_alignment_mixes_more_than_realign_on_both_sides(finished: tuple[Path, s
     methods = _summary(finished)["evaluation"]["methods"]
     assert methods["anisoalign"]["m_z"] > methods["realign"]["m_z"] > methods["identity"]["m_z"]
     assert methods["anisoalign"]["m_x"] > methods["realign"]["m_x"] > methods["identity"]["m_x"]
+
+
+def test_readme_reads_the_corpus_without_ray(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    snippets = [snippet for snippet in python_snippets() if "runs/demo" in snippet]
+    assert len(snippets) == 2
+    check = (
+        "import sys; assert len(corpus) >= 20_000; assert files; assert 'ray' not in sys.modules"
+    )
+    program = "\n".join([*snippets, check])
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_DATASETS_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=folder.parents[1], env=environment, check=True
+    )
 
 
 def test_aligner_is_usable_without_the_run(finished: tuple[Path, str]) -> None:

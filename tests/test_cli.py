@@ -1,0 +1,505 @@
+"""The command line: what it prints, how it exits, what it loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline.cli import cli
+from pipeline.cluster.demo import DEMO_SETTINGS
+from pipeline.config import RunConfig
+from pipeline.storage import open_manifest
+from tests.cluster.samples import (
+    SMALL_ALIGN,
+    cloud_values,
+    error_line,
+    invoke,
+    small_values,
+    unit_cloud,
+    write_config,
+)
+
+REPOSITORY = Path(__file__).parent.parent
+CONFIGS = REPOSITORY / "configs"
+
+
+def commands(group: click.Group, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [above]
+    for name, command in group.commands.items():
+        deeper = isinstance(command, click.Group)
+        found += commands(command, (*above, name)) if deeper else [(*above, name)]
+    return found
+
+
+def python(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+    )
+
+
+# -- help and configuration ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", commands(cli), ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: {' '.join(['anisoalign', *command])}")
+    assert max(len(line) for line in result.stdout.splitlines()) <= 100
+
+
+def test_the_commands_that_are_promised():
+    promised = {"demo", "run", "encode", "fit", "synthesize", "verify"}
+    names = {" ".join(command) for command in commands(cli)}
+    assert promised <= names
+    assert {"evaluate geometry", "config show", "config validate", "config schema"} <= names
+
+
+def test_the_version():
+    assert invoke("--version").stdout.startswith("anisoalign, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["run"], ["run", "a", "b"], ["verify"], ["run", "x.yaml", "--nope"]]
+)
+def test_wrong_usage_exits_2(arguments: list[str]):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_validate(path: Path):
+    result = invoke("config", "validate", str(path))
+    assert (result.exit_code, result.stdout) == (0, f"{path}: OK\n")
+
+
+def test_validate_in_json():
+    result = invoke("config", "validate", str(CONFIGS / "demo.yaml"), "--json", "-q")
+    found = json.loads(result.stdout)
+    assert found == {"valid": True, "fingerprint": RunConfig(**found_demo()).fingerprint()}
+
+
+def found_demo() -> dict[str, Any]:
+    from pipeline.config import parse_config
+
+    return dict(parse_config(DEMO_SETTINGS))
+
+
+def test_show_fills_in_the_defaults():
+    arguments = ["config", "show", str(CONFIGS / "demo.yaml"), "--set", "align.rank=32"]
+    shown = yaml.safe_load(invoke(*arguments).stdout)
+    assert shown["align"]["rank"] == 32
+    assert shown["units"] == {"rows_per_shard": 4096}
+    assert shown["rejects"]["max_share"] == 0.01
+    assert json.loads(invoke(*arguments, "--json").stdout.splitlines()[-1]) == shown
+
+
+def test_the_schema_names_every_section():
+    schema = json.loads(invoke("config", "schema").stdout)
+    assert set(schema["properties"]) == set(RunConfig.model_fields)
+    assert "description" in schema["$defs"]["TextSource"]["properties"]["path"]
+
+
+@pytest.mark.parametrize("command", ["run", "encode", "fit", "synthesize"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("align.rnk=4", "unknown key align.rnk; did you mean align.rank?"),
+        ("align.rank=3", "align.rank must be auto or an even number of at least 2, not 3"),
+        ("units.rows_per_shard=many", "units.rows_per_shard: "),
+        ("nonsense", "--set takes KEY=VALUE"),
+    ],
+)
+def test_a_wrong_configuration_exits_2_before_anything_starts(
+    tmp_path: Path, command: str, setting: str, said: str
+):
+    path = write_config(tmp_path / "c.yaml", {})
+    result = invoke(command, path, "--set", setting)
+    assert result.exit_code == 2
+    assert said in error_line(result)
+
+
+def test_a_missing_configuration_exits_2(tmp_path: Path):
+    result = invoke("run", str(tmp_path / "lost.yaml"))
+    assert result.exit_code == 2
+    assert error_line(result) == (
+        f"cannot read the configuration {tmp_path}/lost.yaml: No such file or directory"
+    )
+
+
+def test_verbose_adds_the_traceback(tmp_path: Path):
+    result = invoke("verify", str(tmp_path / "nothing"), "-v")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: there is no dataset in ")
+
+
+# -- what is loaded --------------------------------------------------------------------------------
+
+WITHOUT_HEAVY = """
+import sys
+from pipeline.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+loaded = [name for name in ("ray", "torch", "open_clip", "pyarrow") if name in sys.modules]
+print("loaded:", *loaded)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["config", "validate", "configs/demo.yaml"],
+        ["config", "show", "configs/cluster.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_load_nothing_heavy(arguments: list[str]):
+    done = python(WITHOUT_HEAVY, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_a_dry_run_plans_without_ray(tmp_path: Path, clouds: Path):
+    """A process of its own, told to look for a cluster that is not there."""
+    (tmp_path / "captions.txt").write_text("one\ntwo\nthree\n")
+    values = cloud_values(
+        clouds,
+        tmp_path / "run",
+        text={"path": str(tmp_path / "captions.txt"), "embedding_column": None},
+        units={"rows_per_shard": 2},
+        ray={"address": "10.255.255.1:1"},
+    )
+    config = write_config(tmp_path / "c.yaml", values)
+    done = python(WITHOUT_HEAVY, "run", config, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    *_, plan, loaded = done.stdout.splitlines()
+    assert "ray" not in loaded
+    shared = {"duplicate_units": 0, "skipped_files": 0}
+    text = {"path": f"{tmp_path}/captions.txt", "rows": 3, "units": 2, "encode": True, **shared}
+    image = {"path": f"{clouds}/images.parquet", "encode": False, **shared}
+    assert json.loads(plan) == {
+        "plan": {"text": text, "image": {**image, "rows": 150, "units": 75}}
+    }
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["encode", "synthesize"])
+def test_other_dry_runs(tmp_path: Path, command: str):
+    (tmp_path / "captions.txt").write_text("one\ntwo\n")
+    values = small_values(tmp_path / "run", text={"path": str(tmp_path / "captions.txt")})
+    result = invoke(command, write_config(tmp_path / "c.yaml", values), "--dry-run", "--json", "-q")
+    assert result.exit_code == 0, result.output
+    assert "Plan (nothing was run)" in result.stdout
+    plan = json.loads(result.stdout.splitlines()[-1])["plan"]
+    assert list(plan) == ["text"]
+    assert plan["text"]["rows"] == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_still_fails_on_a_bad_input(tmp_path: Path):
+    values = small_values(tmp_path / "run", text={"path": str(tmp_path / "lost.txt")})
+    result = invoke("encode", write_config(tmp_path / "c.yaml", values), "--dry-run", "-q")
+    assert result.exit_code == 1
+    assert error_line(result) == f"there is no file or folder {tmp_path}/lost.txt"
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path):
+    """In a process of its own; nothing but one line on stderr, at once."""
+    config = write_config(tmp_path / "c.yaml", {"output": {"path": str(tmp_path / "run")}})
+    program = "import sys; from pipeline.cli import main; main(sys.argv[1:])"
+    for settings, environment in (
+        (["--set", "ray.address=127.0.0.1:1"], {}),
+        ([], {"RAY_ADDRESS": "127.0.0.1:1"}),
+    ):
+        done = python(program, "fit", config, *settings, **environment)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("error: cannot reach Ray at ray.address=")
+        assert "Connection refused" in done.stderr
+
+
+def test_a_failed_run_in_a_process_of_its_own(tmp_path: Path):
+    """Ray is started and stopped; stderr holds one line."""
+    (tmp_path / "captions.txt").write_bytes(b"fine\ncaf\xe9\n")
+    values = small_values(tmp_path / "run", text={"path": str(tmp_path / "captions.txt")})
+    config = write_config(tmp_path / "c.yaml", values)
+    program = "import sys; from pipeline.cli import main; main(sys.argv[1:])"
+    done = python(program, "encode", config, "-q", RAY_TMPDIR="/tmp", HOME=str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"error: 1 of 2 rows of {tmp_path}/captions.txt cannot be used (1 not_utf8), more than "
+        f"rejects.max_share=0.01 allows; they stand in {tmp_path}/run/embeddings/text/quarantine; "
+        "mend the input or raise the limit\n"
+    )
+
+
+# -- verify ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(cloud_run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cloud_run[0] / "dataset", tmp_path / "dataset"))
+
+
+def test_a_sound_dataset_verifies(dataset: Path):
+    result = invoke("verify", str(dataset), "-q", "--json")
+    assert result.exit_code == 0
+    version = open_manifest(str(dataset)).version
+    said, found = result.stdout.splitlines()
+    assert said == f"{dataset}: version {version}, 3 shards, 120 rows: OK"
+    assert json.loads(found) == {"version": version, "shards": 3, "rows": 120, "problems": []}
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete", "receipt"])
+def test_a_damaged_dataset_is_told_by_shard(dataset: Path, damage: str):
+    receipt = open_manifest(str(dataset)).receipts[1]
+    shard = dataset / receipt.path
+    named = receipt.path
+    if damage == "flip":
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
+    elif damage == "delete":
+        shard.unlink()
+    else:
+        named = f"receipts/{shard.stem}.json"
+        stored = json.loads((dataset / named).read_text())
+        (dataset / named).write_text(json.dumps({**stored, "rows": stored["rows"] + 1}))
+    result = invoke("verify", str(dataset), "-q", "--json")
+    assert result.exit_code == 1
+    problems = json.loads(result.stdout.splitlines()[-1])["problems"]
+    assert {problem["path"] for problem in problems} == {named}
+    *told, last = result.stderr.splitlines()
+    assert told == [f"{problem['path']}: {problem['what']}" for problem in problems]
+    assert shard.stem in told[0]
+    assert last == f"error: {dataset}: {len(problems)} problems found"
+
+
+def test_nothing_to_verify(tmp_path: Path):
+    result = invoke("verify", str(tmp_path), "-q")
+    assert result.exit_code == 1
+    assert "there is no dataset in" in error_line(result)
+
+
+# -- evaluate geometry -----------------------------------------------------------------------------
+
+PAIRS, PAIR_WIDTH, SEED = 240, 16, 5
+
+
+def write_pairs(path: Path, **arrays: np.ndarray) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    """Return an .npz of pairs that share a direction, with a gap between the modalities."""
+    shared = unit_cloud(PAIRS, PAIR_WIDTH, 0.0, 1)
+    image = shared + unit_cloud(PAIRS, PAIR_WIDTH, 0.6, 2)
+    text = 2.0 * (shared + unit_cloud(PAIRS, PAIR_WIDTH, -0.4, 3))  # rows need not be unit
+    return write_pairs(tmp_path / "pairs.npz", image=image, text=text)
+
+
+def evaluate(pairs: str, *arguments: str) -> dict[str, Any]:
+    result = invoke("evaluate", "geometry", pairs, "-q", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_metrics_of_every_method(tmp_path: Path, pairs: str):
+    config = write_config(tmp_path / "c.yaml", {"align": SMALL_ALIGN})
+    out = tmp_path / "deep/out"
+    metrics = evaluate(pairs, "--config", config, "--out", str(out), "--split", "0.6")
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert set(metrics) == {"methods", "gap", "n", "seed"}
+    assert (metrics["n"], metrics["seed"]) == (96, 0)
+    methods = ["identity", "centroid", "realign", "anisoalign-init", "anisoalign"]
+    assert list(metrics["methods"]) == methods
+    names = [
+        "delta_mu",
+        "m_z",
+        "m_x",
+        "a_r",
+        "phi",
+        "psi",
+        "omega",
+        "retrieval_r1",
+        "retrieval_r5",
+        "retrieval_r10",
+        "paired_cosine",
+    ]
+    for values in metrics["methods"].values():
+        assert sorted(values) == sorted(names)
+        assert all(np.isfinite(value) for value in values.values())
+    identity, realign = metrics["methods"]["identity"], metrics["methods"]["realign"]
+    assert identity["phi"] == pytest.approx(1)
+    assert identity["omega"] == 1
+    assert realign["delta_mu"] < 0.5 * identity["delta_mu"]
+    assert metrics["gap"]["g_mu"] == pytest.approx(identity["delta_mu"], rel=1e-4)
+
+
+def test_realign_as_numpy_has_it(pairs: str):
+    """An independent computation in float64 from the method's three steps."""
+    arguments = ["--methods", "realign", "--seed", str(SEED)]
+    found = evaluate(pairs, *arguments)["methods"]["realign"]
+    with np.load(pairs) as arrays:
+        image, text = (
+            rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            for rows in (arrays[name].astype(np.float64) for name in ("image", "text"))
+        )
+    order = torch.randperm(PAIRS, generator=torch.Generator().manual_seed(SEED)).numpy()
+    fitted, held = order[: PAIRS // 2], order[PAIRS // 2 :]
+    image_mean, text_mean = image[fitted].mean(axis=0), text[fitted].mean(axis=0)
+    scale = np.sqrt(image[fitted].var(axis=0).sum() / text[fitted].var(axis=0).sum())
+
+    def normalised(rows: np.ndarray) -> np.ndarray:
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def mapped(rows: np.ndarray) -> np.ndarray:
+        return normalised(image_mean + scale * (rows - text_mean))
+
+    shift = image_mean - mapped(text[fitted]).mean(axis=0)
+    substitute, x, y = normalised(mapped(text[held]) + shift), image[held], text[held]
+    residual = x - substitute
+    eigenvalues = np.linalg.eigvalsh(residual.T @ residual)
+    similarity = substitute @ x.T
+    expected = {
+        "delta_mu": np.linalg.norm(substitute.mean(axis=0) - x.mean(axis=0)),
+        "phi": (y * substitute).sum(axis=1).mean(),
+        "paired_cosine": (x * substitute).sum(axis=1).mean(),
+        "a_r": eigenvalues[-1] / eigenvalues.mean(),
+        "retrieval_r1": (similarity.argmax(axis=1) == np.arange(len(held))).mean(),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_a_fit_sees_no_pairs(tmp_path: Path, pairs: str):
+    """Permuting the texts of the fitting half changes nothing but the order of sums."""
+    arguments = ["--methods", "centroid,realign,anisoalign-init", "--set", "align.rank=4"]
+    before = evaluate(pairs, *arguments, "--seed", str(SEED))
+    with np.load(pairs) as arrays:
+        image, text = arrays["image"], arrays["text"].copy()
+    order = torch.randperm(PAIRS, generator=torch.Generator().manual_seed(SEED)).numpy()
+    fitted = order[: PAIRS // 2]
+    text[fitted] = text[np.random.default_rng(0).permutation(fitted)]
+    shuffled = write_pairs(tmp_path / "shuffled.npz", image=image, text=text)
+    after = evaluate(shuffled, *arguments, "--seed", str(SEED))
+    assert after["gap"] == before["gap"]
+    for method, values in before["methods"].items():
+        assert after["methods"][method] == pytest.approx(values, abs=1e-5), method
+
+
+def test_the_same_seed_gives_the_same_metrics(pairs: str):
+    first, again, other = (
+        evaluate(pairs, "--methods", "realign", "--seed", seed) for seed in ("1", "1", "2")
+    )
+    assert first == again
+    assert first["methods"] != other["methods"]
+
+
+def bad_pairs(kind: str, folder: Path) -> Path:
+    image, text = unit_cloud(60, 8, 0.3, 1), unit_cloud(60, 8, -0.3, 2)
+    path = folder / "bad.npz"
+    if kind == "no file":
+        return path
+    if kind == "text file":
+        path.write_text("not an archive")
+    elif kind == "cut":
+        write_pairs(path, image=image, text=text)
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "one array":
+        np.save(folder / "bad.npy", image)
+        return folder / "bad.npy"
+    elif kind == "missing array":
+        write_pairs(path, image=image, caption=text)
+    elif kind == "pickled":
+        write_pairs(path, image=image, text=np.array([{}] * 60, dtype=object))
+    elif kind == "integers":
+        write_pairs(path, image=image, text=np.ones((60, 8), np.int64))
+    elif kind == "widths":
+        write_pairs(path, image=image, text=text[:, :6])
+    elif kind == "lengths":
+        write_pairs(path, image=image, text=text[:50])
+    elif kind == "nan":
+        text[7, 0] = np.nan
+        write_pairs(path, image=image, text=text)
+    elif kind == "zero":
+        image[3] = 0
+        write_pairs(path, image=image, text=text)
+    elif kind == "few":
+        write_pairs(path, image=image[:30], text=text[:30])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no file", "No such file"),
+        ("text file", "bad.npz is not an .npz archive of arrays of floats"),
+        ("cut", "bad.npz is not an .npz archive of arrays of floats"),
+        ("one array", "bad.npy is not an .npz archive of arrays"),
+        ("missing array", "has no array named text; it has image, caption"),
+        ("pickled", "bad.npz is not an .npz archive of arrays of floats"),
+        ("integers", "text must be a two-dimensional array of floats, not int64"),
+        ("widths", "image has shape (60, 8), text (60, 6)"),
+        ("lengths", "image has shape (60, 8), text (50, 8)"),
+        ("nan", "text has 1 rows that are zero or not finite, the first at 7"),
+        ("zero", "image has 1 rows that are zero or not finite, the first at 3"),
+        ("few", "leaves 15 to fit on and 15 to measure"),
+    ],
+)
+def test_pairs_that_cannot_be_used(tmp_path: Path, kind: str, said: str):
+    path = bad_pairs(kind, tmp_path)
+    result = invoke("evaluate", "geometry", str(path), "-q", "--methods", "realign")
+    assert result.exit_code == 1
+    message = error_line(result)
+    assert said in message
+    assert "use -v for the traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--methods", "realign,procrustes"], 1, "unknown method 'procrustes'; known are identity"),
+        (["--split", "1.5"], 1, "--split 1.5 of 240 pairs"),
+        (["--set", "align.rank=5"], 2, "align.rank must be auto or an even number"),
+        (["--methods", "anisoalign-init", "--set", "align.rank=18"], 1, "align.rank is 18"),
+    ],
+)
+def test_evaluations_that_cannot_be(pairs: str, arguments: list[str], code: int, said: str):
+    result = invoke("evaluate", "geometry", pairs, "-q", *arguments)
+    assert result.exit_code == code
+    assert said in error_line(result)
+
+
+def test_the_table_of_methods(pairs: str):
+    result = invoke("evaluate", "geometry", pairs, "--methods", "identity,realign")
+    assert result.exit_code == 0
+    assert "Methods on 120 held-out pairs" in result.stdout
+    assert "ReAlign" in result.stdout
+    assert "Text (identity)" in result.stdout
