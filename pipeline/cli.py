@@ -122,7 +122,9 @@ def _show_plan(config: Any, output: _Output, *sides: Any) -> dict[str, Any]:
         [side, values["path"], *(f"{values[name]:,}" for name in ("rows", "units"))]
         for side, values in plans.items()
     ]
-    output.reporter.table("Plan (nothing was run)", ["side", "path", "rows", "units"], rows)
+    output.reporter.table(
+        "Plan (nothing was encoded or fitted)", ["side", "path", "rows", "units"], rows
+    )
     return {"plan": plans}
 
 
@@ -193,14 +195,18 @@ def encode(config: str, settings: Sequence[str], dry_run: bool, output: _Output)
 @cli.command()
 @_CONFIG
 @_SET
+@_DRY_RUN
 @_common
-def fit(config: str, settings: Sequence[str], output: _Output) -> dict[str, Any]:
+def fit(config: str, settings: Sequence[str], dry_run: bool, output: _Output) -> dict[str, Any]:
     """Fit the aligner on both sides' embeddings."""
-    from pipeline.cluster.fit import fit as run_fit
-    from pipeline.cluster.session import ray_session
     from pipeline.config import load_config
 
     loaded = load_config(config, settings)
+    if dry_run:
+        return _show_plan(loaded, output, "text", "image")
+    from pipeline.cluster.fit import fit as run_fit
+    from pipeline.cluster.session import ray_session
+
     with ray_session(loaded, verbose=output.verbose):
         report = run_fit(loaded, output.reporter).to_mapping()
     rows = [[name, str(value)] for name, value in report.items() if value is not None]
@@ -312,6 +318,8 @@ def geometry(
 
     loaded = load_config(config, settings) if config else parse_config(apply_settings({}, settings))
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    if not names:
+        raise click.UsageError("--methods names no method")
     from pipeline.report.comparison import (
         compare,
         fit_methods,
@@ -374,11 +382,15 @@ def config_validate(config: str, settings: Sequence[str], output: _Output) -> di
 
 
 @config.command("schema")
-def config_schema() -> None:
+@_common
+def config_schema(output: _Output) -> dict[str, Any]:
     """Print the JSON Schema of the configuration."""
     from pipeline.config import RunConfig
 
-    click.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    schema = RunConfig.model_json_schema()
+    if not output.as_json:
+        click.echo(json.dumps(schema, indent=2))
+    return schema
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -97,7 +97,8 @@ class OutputSection(Section):
     """Where results go."""
 
     path: str = "runs/run"
-    """Folder or URL of the run: embeddings/, statistics/, aligner/, dataset/, summary.json."""
+    """Folder or URL of the run (embeddings/, statistics/, aligner/, dataset/, summary.json); on
+    several machines it has to be storage that all of them share."""
     dtype: Literal["float16", "float32"] = "float16"
     """Type of the substitutes' values."""
     embeddings_dtype: Literal["float16", "float32"] = "float16"
@@ -121,7 +122,7 @@ class RejectsSection(Section):
     unreadable_files: Literal["fail", "skip"] = "fail"
     """Whether a file that cannot be read ends the run or is named in the manifest and skipped."""
     check_ids: bool = True
-    """Look for ids that occur in several units; needs 16 bytes a row in the driver."""
+    """Look for ids that occur in several units; takes about 100 bytes a row in the driver."""
 
 
 class TrainSection(Section):
@@ -145,7 +146,7 @@ class RaySection(Section):
     """The cluster."""
 
     address: str | None = None
-    """Ray address; null takes RAY_ADDRESS or starts Ray on this machine."""
+    """Ray address; null takes RAY_ADDRESS, else a cluster on this machine, else starts Ray here."""
     no_progress_timeout_s: Annotated[int, Field(ge=0)] = 1800
     """Seconds without progress after which a flow fails (waiting for nodes counts)."""
     encode_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -16,6 +16,14 @@ settings.register_profile("anisoalign", deadline=None, derandomize=True)
 settings.load_profile("anisoalign")
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """Return a folder for a Ray of the test's own; the path of a Unix socket may have 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Keep one Ray of two CPUs running, which every flow of the session uses and leaves running."""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.align.base import Aligner, NotFittedError, check_clouds, with_prefix
+from pipeline.align.objectives import Objective, prior_objective, refiner_objective
 from pipeline.align.polar_statistics import PolarStatistics
-from pipeline.align.prior import ScoreNetwork, noise_scales, score_matching_loss
+from pipeline.align.prior import ScoreNetwork, noise_scales
 from pipeline.align.refiner import (
     Bounds,
     Parts,
     RefinerNetwork,
     bounded_refinement,
-    phase_consistency_loss,
 )
 from pipeline.align.settings import (
     AnisoAlignSettings,
@@ -26,7 +26,6 @@ from pipeline.align.settings import (
     RefinerSettings,
 )
 from pipeline.align.training import (
-    Draws,
     Progress,
     Stage,
     StageState,
@@ -153,11 +152,11 @@ class AnisoAlign(Aligner):
 
     def image_statistics(self, image: Tensor) -> PolarStatistics:
         """Return the second-pass state of image embeddings (n, d) in the frozen frame."""
-        return PolarStatistics.of(self._polar(image))
+        return PolarStatistics.of(self.polar(image))
 
     def text_statistics(self, text: Tensor) -> PolarStatistics:
         """Return the second-pass state of recentred text embeddings y' (n, d)."""
-        return PolarStatistics.of(self._polar(self._recentred(text)))
+        return PolarStatistics.of(self.polar(self._recentred(text)))
 
     def fit_polar(self, image: PolarStatistics, text: PolarStatistics) -> Self:
         """Fix anchors, couplings, graph and radial transport from merged states; returns self."""
@@ -226,60 +225,28 @@ class AnisoAlign(Aligner):
         return network
 
     def _prior_stage(self) -> Stage:
-        settings = self.settings.prior
-        structure = self.structure
-
-        def loss(network: nn.Module, draws: Draws) -> Tensor:
-            polar = self._polar(draws.embeddings)
-            return score_matching_loss(
-                network,
-                structure,
-                settings.drift_step,
-                polar.phase,
-                torch.log(polar.radius),
-                draws.scale,
-                draws.noise,
-            )
-
         self._prior = self._new_prior().to(self._device)
-        return Stage(
-            name="prior",
-            network=self._prior,
-            loss=loss,
-            blocks=self.frame.blocks,
-            scales=noise_scales(self.settings.noise).to(self._device),
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            seed=self.seed,
-        )
+        loss = prior_objective(self.polar, self.structure, self.settings.prior)
+        return self._stage("prior", self._prior, loss, self.settings.prior)
 
     def _refiner_stage(self) -> Stage:
-        settings = self.settings.refiner
-        structure, drift_step = self.structure, self.settings.prior.drift_step
-        prior = self._prior
-        assert prior is not None, "the prior is trained before the refiner"
-        prior.requires_grad_(False)  # frozen: gradients flow through theta^ and rho^ only
+        assert self._prior is not None, "the prior is trained before the refiner"
+        self._prior.requires_grad_(False)  # frozen: gradients flow through theta^ and rho^ only
+        loss = refiner_objective(self, self._prior, self.structure, self.settings)
+        return self._stage(
+            "refiner", self._new_refiner().to(self._device), loss, self.settings.refiner
+        )
 
-        def loss(network: nn.Module, draws: Draws) -> Tensor:
-            initial = self.initial_parts(draws.embeddings)
-            refined = bounded_refinement(initial, network(initial), self.frame, self.bounds)
-            total = settings.phase_weight * phase_consistency_loss(initial, refined, structure)
-            if settings.prior_weight:
-                total = total + settings.prior_weight * score_matching_loss(
-                    prior,
-                    structure,
-                    drift_step,
-                    refined.phase,
-                    torch.log(refined.radius),
-                    draws.scale,
-                    draws.noise,
-                )
-            return total
-
+    def _stage(
+        self,
+        name: str,
+        network: nn.Module,
+        loss: Objective,
+        settings: PriorSettings | RefinerSettings,
+    ) -> Stage:
         return Stage(
-            name="refiner",
-            network=self._new_refiner().to(self._device),
+            name=name,
+            network=network,
             loss=loss,
             blocks=self.frame.blocks,
             scales=noise_scales(self.settings.noise).to(self._device),
@@ -306,18 +273,13 @@ class AnisoAlign(Aligner):
         """The radial transport T_k of every block."""
         return self._fitted(self._transport)
 
-    @property
-    def bounds(self) -> Bounds:
-        """The largest changes that the refinement may make."""
-        settings = self.settings.refiner
-        return Bounds(settings.phase_bound, settings.log_radius_bound, settings.complement_bound)
-
     def _fitted(self, part: Part | None) -> Part:
         if part is None:
             raise NotFittedError(f"the {self.method} aligner is not fitted: call fit first")
         return part
 
-    def _polar(self, embeddings: Tensor) -> Polar:
+    def polar(self, embeddings: Tensor) -> Polar:
+        """Return radii and phases (n, m) of embeddings (n, d) in the frozen frame."""
         return to_polar(self.frame.coordinates(embeddings.to(self._device, torch.float32)))
 
     def _recentred(self, text: Tensor) -> Tensor:
@@ -327,7 +289,7 @@ class AnisoAlign(Aligner):
     def initial_parts(self, text: Tensor) -> Parts:
         """Return the global initialization (section 4.4a) of text embeddings (n, d)."""
         recentred = self._recentred(text)
-        polar = self._polar(recentred)
+        polar = self.polar(recentred)
         mean = self._tensor("complement_mean")
         # y'_V - mu_{i,V} = y_V - mu_{t,V}, since y' = y - mu_t + mu_i.
         centred = self.frame.complement(recentred) - mean
@@ -342,8 +304,13 @@ class AnisoAlign(Aligner):
         initial = self.initial_parts(text)
         if not self.refines:
             return initial
-        refiner = self._fitted(self._refiner)
-        return bounded_refinement(initial, refiner(initial), self.frame, self.bounds)
+        return self.refine(initial, self._fitted(self._refiner)(initial))
+
+    def refine(self, initial: Parts, output: Tensor) -> Parts:
+        """Return parts changed by raw network output (n, 2 m + d), within the bounds."""
+        settings = self.settings.refiner
+        bounds = Bounds(settings.phase_bound, settings.log_radius_bound, settings.complement_bound)
+        return bounded_refinement(initial, output, self.frame, bounds)
 
     @torch.no_grad()
     def map(self, text: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.storage.artifacts import write_artifact
 
 _ROWS_AT_ONCE = 16_384
+_NORM_TOLERANCE = 5e-3  # what float16 storage leaves of a unit norm, with room
 
 
 def normalise(embeddings: Tensor) -> Tensor:
@@ -188,16 +189,19 @@ def check_clouds(image: Tensor, text: Tensor) -> None:
             raise ValueError(
                 f"{name} embeddings must be (n, d) with n > 0, not {tuple(cloud.shape)}"
             )
-        norms = cloud.norm(dim=1)
-        if not bool(torch.isfinite(norms).all()):
-            raise ValueError(f"{name} embeddings hold NaN or infinite values; remove these rows")
-        if bool((norms == 0).any()):
-            raise ValueError(f"{name} embeddings hold zero rows; remove them")
     if image.shape[1] != text.shape[1]:
         raise ValueError(
             f"image embeddings have width {image.shape[1]}, text embeddings {text.shape[1]}; both "
             "must come from one encoder"
         )
+    for name, cloud in (("image", image), ("text", text)):
+        norms = cloud.norm(dim=1)
+        if not bool(torch.isfinite(norms).all()):
+            raise ValueError(f"{name} embeddings hold NaN or infinite values; remove these rows")
+        if bool((norms == 0).any()):
+            raise ValueError(f"{name} embeddings hold zero rows; remove them")
+        if bool(((norms - 1).abs() > _NORM_TOLERANCE).any()):
+            raise ValueError(f"{name} embeddings must be unit rows; divide each by its norm first")
 
 
 class MomentAligner(Aligner):

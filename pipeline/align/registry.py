@@ -7,6 +7,7 @@ from pipeline.align.base import Aligner
 from pipeline.align.baselines import Centroid, Identity, ReAlign
 from pipeline.align.settings import METHODS, AnisoAlignSettings
 from pipeline.storage.artifacts import artifact_fingerprint, read_artifact
+from pipeline.storage.locations import redact_url
 
 _CLASSES: dict[str, type[Aligner]] = {
     aligner.method: aligner for aligner in (Identity, Centroid, ReAlign, AnisoAlign, AnisoAlignInit)
@@ -35,7 +36,7 @@ def load_aligner(url: str) -> Aligner:
     configuration, tensors = read_artifact(url)
     method = configuration.get("method")
     if method not in _CLASSES:
-        raise ValueError(f"{url} holds an aligner of the unknown method {method!r}")
+        raise ValueError(f"{redact_url(url)} holds an aligner of the unknown method {method!r}")
     aligner = _CLASSES[method].from_configuration(configuration).restore(tensors)
     aligner.provenance = dict(configuration["provenance"])
     aligner.fingerprint = artifact_fingerprint(configuration, tensors)

@@ -63,11 +63,19 @@ class PriorSettings:
             self.neighbours >= 1,
             f"prior.neighbours must be at least 1, not {self.neighbours}",
         )
+        _require(
+            self.drift_step >= 0,
+            f"prior.drift_step must not be negative, not {self.drift_step}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerSettings:
-    """Stage II: the instance-conditioned bounded refinement of the source (section 4.4)."""
+    """Stage II: the instance-conditioned bounded refinement of the source (section 4.4).
+
+    Neither loss of the method looks at the complement, so `complement_bound` limits a change that
+    training leaves at zero.
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
@@ -83,7 +91,13 @@ class RefinerSettings:
 
     def __post_init__(self) -> None:
         _check_training("refiner", self.width, self.steps, self.batch_size, self.learning_rate)
-        for name in ("phase_bound", "log_radius_bound", "complement_bound"):
+        for name in (
+            "phase_bound",
+            "log_radius_bound",
+            "complement_bound",
+            "prior_weight",
+            "phase_weight",
+        ):
             _require(
                 getattr(self, name) >= 0,
                 f"refiner.{name} must not be negative, not {getattr(self, name)}",

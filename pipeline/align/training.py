@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.align.base import with_prefix
+
 Progress = Callable[[str, int, int, float], None]
 """Called with the stage's name, the step, the number of steps and the loss."""
 
@@ -98,18 +100,11 @@ class StageState:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> StageState:
         """Rebuild a state from `tensors()`."""
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
-
         return cls(
             step=int(tensors["step"][0]),
             losses=tensors["losses"].tolist(),
-            network=under("network."),
-            optimizer=under("optimizer."),
+            network=with_prefix(tensors, "network."),
+            optimizer=with_prefix(tensors, "optimizer."),
         )
 
 

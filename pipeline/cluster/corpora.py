@@ -16,13 +16,21 @@ from pipeline.storage.planning import Plan, plan
 
 Side = Literal["text", "image"]
 
+_JOB_WORKING_DIRECTORY = "/runtime_resources/working_dir_files/"
+
 
 def encoder_options(config: RunConfig) -> EncoderOptions:
     """Return how actors make the encoder."""
     section = config.encoder
+    model, pretrained = section.model, section.pretrained
+    # Actors have working directories of their own.
+    if model.startswith("local-dir:"):
+        model = f"local-dir:{Path(model.removeprefix('local-dir:')).absolute()}"
+    if pretrained is not None and Path(pretrained).is_file():
+        pretrained = str(Path(pretrained).absolute())
     return EncoderOptions(
-        model=section.model,
-        pretrained=section.pretrained,
+        model=model,
+        pretrained=pretrained,
         precision=section.precision,
         token_budget=section.token_budget,
         image_batch=section.image_batch,
@@ -30,8 +38,19 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
 
 
 def output(config: RunConfig, *parts: str) -> str:
-    """Return a URL inside the run's output."""
-    return locations.join(locations.absolute(config.output.path), *parts)
+    """Return a URL inside the run's output.
+
+    Raises:
+        ConfigError: for a relative path inside a submitted job, whose working directory is a copy
+            that Ray throws away.
+    """
+    root = locations.absolute(config.output.path)
+    if _JOB_WORKING_DIRECTORY in root:
+        raise ConfigError(
+            f"output.path is {config.output.path}, relative to the job's own copy of the working "
+            "directory, which is lost when it ends; give an absolute path or a URL"
+        )
+    return locations.join(root, *parts)
 
 
 def embeddings_root(config: RunConfig, side: Side) -> str:
@@ -45,7 +64,7 @@ def demo_corpora(config: RunConfig, reporter: Reporter) -> DemoCorpora:
     Raises:
         ConfigError: when the output is not a local folder.
     """
-    root = output(config, "corpora")
+    root = output(config, "corpora", f"seed-{config.seed}")
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(
             "demo: paths are drawn to local files; give output.path a local folder, or name your "
@@ -106,34 +125,54 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
         ValueError: when the side has to be encoded first.
     """
     section = config.text if side == "text" else config.image
-    if section.path is not None and not section.path.startswith("demo:"):
-        own = source_corpus(config, side, reporter)
-        if own.holds_embeddings:
-            return own
+    source = None if section.path is None else source_corpus(config, side, reporter)
+    if source is not None and source.holds_embeddings:
+        return source
     root = embeddings_root(config, side)
     if not locations.exists(locations.join(root, "current.json")):
         raise ValueError(
             f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
             "encode` with this configuration first"
         )
-    _check_stored(config, side, root)
+    stale = _staleness(config, source, root)
+    if stale is not None:
+        raise ValueError(
+            f"the {side} embeddings at {locations.redact_url(root)} were made from another "
+            f"{stale}; run `anisoalign encode` with this configuration first"
+        )
+    return _stored_corpus(config, side)
+
+
+def stored_embeddings(config: RunConfig, source: Corpus, source_plan: Plan) -> Corpus | None:
+    """Return the encoded embeddings of this very corpus and encoder, None when there are none."""
+    root = embeddings_root(config, source.modality)
+    if not locations.exists(locations.join(root, "current.json")):
+        return None
+    same = open_manifest(root).source.get("digest") == source_plan.digest
+    if not same or _staleness(config, source, root) is not None:
+        return None
+    return _stored_corpus(config, source.modality)
+
+
+def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
     passed = config.text.passed_through if side == "text" else ()
+    root = embeddings_root(config, side)
     return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
 
 
-def _check_stored(config: RunConfig, side: Side, root: str) -> None:
-    """Refuse stored embeddings of another input or encoder than the configuration names."""
+def _staleness(config: RunConfig, source: Corpus | None, root: str) -> str | None:
+    """Return what differs between stored embeddings and the configuration, None when nothing."""
     manifest = open_manifest(root)
-    section = config.text if side == "text" else config.image
-    before = manifest.config[side]["path"]
-    wanted = None if section.path is None else locations.redact_url(section.path)
-    encoder = (manifest.config["encoder"]["model"], manifest.config["encoder"]["pretrained"])
-    if wanted not in (None, before) or encoder != (config.encoder.model, config.encoder.pretrained):
-        raise ValueError(
-            f"the {side} embeddings at {locations.redact_url(root)} were made from {before} by "
-            f"encoder {encoder[0]}, but the configuration names {wanted} and encoder "
-            f"{config.encoder.model}; run `anisoalign encode` with this configuration first"
-        )
+    if source is not None:
+        for name, value in source.identity.items():
+            if manifest.source.get(name) != value:
+                return f"{source.modality}.{name} ({manifest.source.get(name)}, now {value})"
+    options = encoder_options(config)
+    for name in ("model", "pretrained", "precision"):
+        before, now = manifest.encoder.get(name), getattr(options, name)
+        if before != now:
+            return f"encoder.{name} ({before}, now {now})"
+    return None
 
 
 def plan_corpus(config: RunConfig, corpus: Corpus, title: str, reporter: Reporter) -> Plan:

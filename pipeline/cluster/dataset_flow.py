@@ -12,6 +12,7 @@ from typing import Any
 import ray.data
 from ray.exceptions import RayError
 
+from pipeline import __version__
 from pipeline.cluster.duplicates import find_duplicate_ids
 from pipeline.cluster.session import IO_CPUS, actor_pool, user_error
 from pipeline.config import RunConfig
@@ -72,8 +73,8 @@ class FlowReport:
 
 def software_versions() -> dict[str, str]:
     """Return the versions of what a dataset's content depends on."""
-    names = ("anisoalign", "torch", "open_clip_torch", "pyarrow", "numpy", "ray")
-    return {name: version(name) for name in names}
+    names = ("torch", "open_clip_torch", "pyarrow", "numpy", "ray")
+    return {"anisoalign": __version__, **{name: version(name) for name in names}}
 
 
 def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter) -> FlowReport:
@@ -88,6 +89,7 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
     """
     start = time.perf_counter()
     locations.check_writable(request.root)
+    software = software_versions()
     units: Sequence[Unit] = request.plan.units
     duplicates = None
     try:
@@ -109,6 +111,11 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
         raise ValueError(str(cause)) from error
     missing = [unit for unit in units if unit.key not in receipts]
     assert not missing, f"{len(missing)} units came back without a receipt"
+    if todo and len(finished(request.root, units, request.fingerprint)) < len(units):
+        raise ValueError(
+            f"shards were written to {locations.redact_url(request.root)} on other machines and "
+            "cannot be seen from here; output.path must be storage that every node shares"
+        )
     ordered = [receipts[unit.key] for unit in units]
     _check_rejects(config, request, ordered)
     manifest = commit(
@@ -117,10 +124,11 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
         dimension=request.dimension,
         dtype=request.dtype,
         receipts=ordered,
+        source={**request.corpus.identity, "digest": request.plan.digest},
         config=config.to_mapping(),
         encoder=request.encoder,
         aligner=request.aligner,
-        software=software_versions(),
+        software=software,
         duplicate_units=request.plan.duplicate_units,
         skipped_files=[vars(skipped) for skipped in request.plan.skipped_files],
     )
@@ -152,7 +160,9 @@ def _execute(
     if request.aligner is not None:
         metadata["anisoalign.aligner"] = str(request.aligner["fingerprint"])
     rows = [{ENVELOPE: unit.to_json()} for unit in units]
-    # batch_size=None with no target block size: one unit, one block, one batch, to the end.
+    # batch_size=None with no target block size: one unit, one block, one batch, to the end. The
+    # public map_batches refuses None beside a GPU (any number would bundle or split units), so the
+    # stage on the GPU goes through the method behind it; tested with a declared GPU.
     dataset = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(
@@ -161,7 +171,7 @@ def _execute(
             batch_format="pyarrow",
             num_cpus=IO_CPUS,
         )
-        .map_batches(
+        .map_batches_internal(
             Embed,
             fn_constructor_kwargs={**request.embed, "threads": pool.threads},
             compute=pool.strategy,

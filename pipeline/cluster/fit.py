@@ -23,6 +23,9 @@ from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
+_FIT_VERSION = 1
+"""Goes up when the same inputs and settings are fitted to something else."""
+
 
 @dataclass(frozen=True)
 class FitReport:
@@ -179,23 +182,24 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
     url = output(config, "statistics", f"{side.side}-moments-{digest[:16]}")
     if locations.exists(locations.join(url, "config.json")):
         counts, tensors = read_artifact(url)
-        return Reduced(Moments.from_tensors(tensors), counts["rows"], counts["rejected"])
-    reduced = reduce_corpus(
-        side.corpus,
-        side.plan.units,
-        side.dimension,
-        MeasureMoments(),
-        title=f"moments of {side.side}",
-        reporter=reporter,
-    )
+        reduced = Reduced(Moments.from_tensors(tensors), counts["rows"], counts["rejected"])
+    else:
+        reduced = reduce_corpus(
+            side.corpus,
+            side.plan.units,
+            side.dimension,
+            MeasureMoments(),
+            title=f"moments of {side.side}",
+            reporter=reporter,
+        )
+        counts = {"rows": reduced.rows, "rejected": reduced.rejected}
+        write_artifact(url, counts, reduced.state.tensors())
     if reduced.rejected > config.rejects.max_share * (reduced.rows + reduced.rejected):
         raise ValueError(
             f"{reduced.rejected} of {reduced.rows + reduced.rejected} embeddings of "
             f"{side.corpus.shown} cannot be used (NaN, zero, wrong width, or a repeated id), more "
             f"than rejects.max_share={config.rejects.max_share:g} allows"
         )
-    counts = {"rows": reduced.rows, "rejected": reduced.rejected}
-    write_artifact(url, counts, reduced.state.tensors())
     return reduced
 
 
@@ -220,6 +224,7 @@ def _fit_key(config: RunConfig, image: FitSide, text: FitSide) -> str:
         settings = {"method": config.align.method}
     return combined(
         "fit",
+        _FIT_VERSION,
         settings,
         config.seed,
         config.train.max_rows,

@@ -38,6 +38,7 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
             # Ray's C++ core prints to the driver's stderr past every Python logger.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
+            _check_reachable(config.ray.address or os.environ.get("RAY_ADDRESS", ""))
             with nullcontext() if verbose else _silenced_stderr():
                 ray.init(
                     address=config.ray.address,
@@ -51,7 +52,11 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
                 "start a cluster, or leave ray.address empty to use this machine"
             ) from None
     context = DataContext.get_current()
-    before = (context.target_max_block_size, context.enable_progress_bars)
+    before = (
+        context.target_max_block_size,
+        context.enable_progress_bars,
+        context.execution_no_progress_timeout_s,
+    )
     context.target_max_block_size = None  # a unit stays one block from end to end
     context.enable_progress_bars = verbose
     context.execution_no_progress_timeout_s = config.ray.no_progress_timeout_s
@@ -61,7 +66,11 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        context.target_max_block_size, context.enable_progress_bars = before
+        (
+            context.target_max_block_size,
+            context.enable_progress_bars,
+            context.execution_no_progress_timeout_s,
+        ) = before
         if started:
             ray.shutdown()
 
@@ -137,6 +146,7 @@ def user_error(error: BaseException) -> ValueError | None:
         if type(current) is ValueError:
             return current
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        pending += getattr(current, "worker_failures", {}).values()  # Ray Train, by rank
     return None
 
 

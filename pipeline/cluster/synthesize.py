@@ -12,6 +12,7 @@ from pipeline.cluster.corpora import (
     output,
     plan_corpus,
     source_corpus,
+    stored_embeddings,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import describe_encoder, encode_side
@@ -28,9 +29,10 @@ from pipeline.storage.slices import combined
 def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -> FlowReport:
     """Write the dataset of substitutes of the text side with an existing aligner.
 
-    Captions are encoded and corrected in one actor; embeddings given, or `stored` ones of the
-    encode flow, are corrected alone. `calibration: exact` first measures mu-hat over this very
-    corpus, unless the aligner's was.
+    Captions are encoded and corrected in one actor; embeddings given, or those that the encode
+    flow stored of this very corpus, are corrected alone. `calibration: exact` first measures mu-hat
+    over this corpus, unless the aligner's was. `stored` says that encode has just run, so that the
+    captions need not be read again to find out.
 
     Raises:
         ValueError: when the aligner or the text cannot be used, or they do not fit each other.
@@ -39,13 +41,17 @@ def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -
     aligner = load_aligner(path)
     exact = config.calibration == "exact" and aligner.calibrates
     corpus = source_corpus(config, "text", reporter)
-    if not corpus.holds_embeddings and exact and not stored:
-        # mu-hat needs a look at every embedding before the first is written: encode once, store.
-        encode_side(config, "text", reporter)
-        stored = True
     if stored:
         corpus = embedding_corpus(config, "text", reporter)
     plan = plan_corpus(config, corpus, "text", reporter)
+    if not corpus.holds_embeddings:
+        found = stored_embeddings(config, corpus, plan)
+        if found is None and exact:
+            # mu-hat needs a look at every embedding before the first is written: store them.
+            encode_side(config, "text", reporter)
+            found = embedding_corpus(config, "text", reporter)
+        if found is not None:
+            corpus, plan = found, plan_corpus(config, found, "text embeddings", reporter)
     if exact and aligner.provenance.get("calibration_digest") != plan.digest:
         path = _calibrated(config, aligner, corpus, plan, reporter)
         aligner = load_aligner(path)
@@ -80,11 +86,7 @@ def _write(
             f"{width}-wide, of {encoder['model']}; use the same encoder for both"
         )
     assert aligner.fingerprint is not None
-    description = {
-        "method": aligner.method,
-        "fingerprint": aligner.fingerprint,
-        "path": locations.redact_url(path),
-    }
+    description = {"method": aligner.method, "fingerprint": aligner.fingerprint}
     request = DatasetRequest(
         name="synthesizing",
         corpus=corpus,
@@ -112,7 +114,12 @@ def _calibrated(
     config: RunConfig, aligner: Aligner, corpus: Corpus, plan: Plan, reporter: Reporter
 ) -> str:
     """Write the aligner with mu-hat of this corpus beside the run; returns its URL."""
-    calibrate(aligner, FitSide("text", corpus, plan, encoder_of(corpus)), reporter)
     path = output(config, "aligner-calibrated")
-    aligner.save(path, {**aligner.provenance, "calibration_digest": plan.digest})
+    wanted = {"calibration_digest": plan.digest, "calibrated_from": aligner.fingerprint}
+    if locations.exists(locations.join(path, "config.json")):
+        there = load_aligner(path).provenance
+        if wanted.items() <= there.items():
+            return path
+    calibrate(aligner, FitSide("text", corpus, plan, encoder_of(corpus)), reporter)
+    aligner.save(path, {**aligner.provenance, **wanted})
     return path

@@ -16,6 +16,7 @@ from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.base import with_prefix
 from pipeline.align.registry import load_aligner
 from pipeline.align.training import StageState, TrainingState, Worker, seed_of
+from pipeline.cluster.session import user_error
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import read_embeddings
@@ -127,6 +128,7 @@ def _train_on_workers(
 ) -> TrainingState:
     import ray.train
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import RayTrainError
 
     # Workers may be on other machines: what they start from goes through storage.
     initial = locations.join(folder, "initial")
@@ -154,9 +156,15 @@ def _train_on_workers(
         ),
     )
     reporter.say(f"training on {config.train.workers} Ray Train workers")
-    result = trainer.fit()
-    if result.error is not None:
-        raise result.error
+    try:
+        result = trainer.fit()
+        if result.error is not None:
+            raise result.error
+    except RayTrainError as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        raise ValueError(str(cause)) from error
     assert result.checkpoint is not None, "training ends with a checkpoint"
     with result.checkpoint.as_directory() as directory:
         return load_state(str(directory))
@@ -183,8 +191,8 @@ def _train_worker(loop: dict[str, Any]) -> None:
         return wrapped
 
     def report(reached: TrainingState) -> None:
-        metrics = {f"{name}_loss": stage.losses[-1] for name, stage in reached.items()}
-        metrics["step"] = sum(stage.step for stage in reached.values())
+        metrics: dict[str, float] = {"step": sum(stage.step for stage in reached.values())}
+        metrics |= {f"{name}_loss": one.losses[-1] for name, one in reached.items() if one.losses}
         if context.get_world_rank() > 0:
             ray.train.report(metrics)
             return
@@ -205,5 +213,4 @@ def _train_worker(loop: dict[str, Any]) -> None:
         checkpoint_every=loop["checkpoint_every"],
         on_checkpoint=report,
     )
-    if state is not None and all(stage.step == end[name].step for name, stage in state.items()):
-        report(end)  # everything was trained before: the run still has to name its checkpoint
+    report(end)  # also when nothing was left to train: the run has to name its last checkpoint

@@ -116,8 +116,8 @@ def split_rows(rows: int, share: float, seed: int) -> Split:
     Raises:
         ValueError: when a part would be too small to measure.
     """
-    fitted = round(rows * share)
-    if not 0 < share < 1 or fitted < 2 or rows - fitted <= NEIGHBOURS:
+    fitted = round(rows * share) if 0 < share < 1 else 0
+    if fitted < 2 or rows - fitted <= NEIGHBOURS:
         raise ValueError(
             f"--split {share} of {rows} pairs leaves {fitted} to fit on and {rows - fitted} to "
             f"measure; needed are at least 2 and {NEIGHBOURS + 1}"

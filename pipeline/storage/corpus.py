@@ -73,6 +73,12 @@ class Corpus:
         return redact_url(self.path)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What is read and how, JSON-able; the path is absolute and without credentials."""
+        path = redact_url(locations.absolute(self.path))
+        return {**dataclasses.asdict(self), "path": path, "passed_through": [*self.passed_through]}
+
+    @property
     def holds_embeddings(self) -> bool:
         """Whether rows carry embeddings; looks at the files if the format is to be found out."""
         if self.embedding_column is not None:

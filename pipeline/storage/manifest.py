@@ -96,7 +96,10 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One version of a dataset; totals are over all receipts and, for rejects, duplicate units."""
+    """One version of a dataset; totals are over all receipts and, for rejects, duplicate units.
+
+    `source` says which corpus it was made from: path, columns and the digest of the plan.
+    """
 
     version: str
     parent: str | None
@@ -111,6 +114,7 @@ class Manifest:
     duplicate_units: tuple[dict[str, Any], ...]
     skipped_files: tuple[dict[str, Any], ...]
     receipts: tuple[Receipt, ...]
+    source: dict[str, Any]
     config: dict[str, Any]
     encoder: dict[str, Any]
     aligner: dict[str, Any] | None
@@ -137,6 +141,7 @@ class Manifest:
             "duplicate_units": (list,),
             "skipped_files": (list,),
             "receipts": (list,),
+            "source": (dict,),
             "config": (dict,),
             "encoder": (dict,),
             "aligner": (dict, type(None)),
@@ -171,6 +176,7 @@ def commit(
     dimension: int,
     dtype: str,
     receipts: Sequence[Receipt],
+    source: Mapping[str, Any],
     config: Mapping[str, Any],
     encoder: Mapping[str, Any],
     aligner: Mapping[str, Any] | None = None,
@@ -180,9 +186,9 @@ def commit(
 ) -> Manifest:
     """Publish a new version of the dataset in `root` and return its manifest.
 
-    Where nothing differs from the current version (shards, encoder, aligner, duplicates, skipped
-    files), the current one stays and is returned. URLs lose their credentials on the way. The
-    caller holds the dataset's lease: the version's number is the highest there plus one.
+    Where nothing differs from the current version (shards, source, encoder, aligner, duplicates,
+    skipped files), the current one stays and is returned. URLs lose their credentials on the way.
+    One writer at a time, the caller sees to it: the version's number is the highest there plus one.
 
     Raises:
         ValueError: if the folder cannot be written, or its current manifest is damaged.
@@ -211,6 +217,7 @@ def commit(
         ),
         skipped_files=redacted(tuple(dict(one) for one in skipped_files)),
         receipts=tuple(ordered),
+        source=redacted(dict(source)),
         config=redacted(dict(config)),
         encoder=redacted(dict(encoder)),
         aligner=None if aligner is None else redacted(dict(aligner)),
@@ -337,6 +344,7 @@ def _content_digest(manifest: Manifest) -> str:
         [[one.unit, one.sha256, one.quarantine_sha256] for one in manifest.receipts],
         sorted([one["unit"], one["rows"]] for one in manifest.duplicate_units),
         sorted(str(one.get("path")) for one in manifest.skipped_files),
+        manifest.source,
         manifest.encoder,
         manifest.aligner,
     ]

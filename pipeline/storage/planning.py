@@ -166,6 +166,10 @@ def _dataset_files(corpus: Corpus) -> Files:
     """Return the shards of our own dataset's current version, one slice each, unread."""
     root = locations.absolute(corpus.path)
     manifest = open_manifest(root)
+    if manifest.kind != f"{corpus.modality}-embeddings":
+        raise ValueError(
+            f"the dataset {corpus.shown} holds {manifest.kind}, not {corpus.modality}-embeddings"
+        )
     receipts = [receipt for receipt in manifest.receipts if receipt.rows]
     if not receipts:
         raise ValueError(f"the dataset {corpus.shown} has no row")

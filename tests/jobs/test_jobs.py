@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -101,18 +101,11 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             wait_for(dashboard, process, tmp_path / "head.log")
             yield f"http://127.0.0.1:{dashboard}", environment
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                pass
             for signal_number in (signal.SIGTERM, signal.SIGKILL):
-                try:
+                with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal_number)
-                    time.sleep(1)
-                except ProcessLookupError:
-                    break
-            process.wait(10)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
             shutil.rmtree(folder, ignore_errors=True)
 
 

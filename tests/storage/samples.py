@@ -82,6 +82,7 @@ def write_dataset(
         dimension=8,
         dtype=dtype,
         receipts=receipts,
+        source={"path": "captions.jsonl"},
         config={"text": {"path": corpus.path}},
         encoder={"model": "toy", "fingerprint": "abc"},
         software={"python": "3"},

@@ -19,6 +19,7 @@ def recommit(root, receipts, **fields):
         "kind": "text-embeddings",
         "dimension": 8,
         "dtype": "float16",
+        "source": {"path": "captions.jsonl"},
         "config": {},
         "encoder": {"model": "toy", "fingerprint": "abc"},
         **fields,
@@ -54,11 +55,12 @@ def test_each_change_is_a_version_with_its_parent(root, tmp_path):
     third = recommit(root, receipts[:2], encoder={"model": "other"})
     fourth = recommit(root, receipts[:2], encoder={"model": "other"}, aligner={"fingerprint": "f"})
     fifth = recommit(root, receipts)
-    found = [first, second, third, fourth, fifth]
+    sixth = recommit(root, receipts, source={"path": "renamed.jsonl"})
+    found = [first, second, third, fourth, fifth, sixth]
     assert versions(root) == [one.version for one in found]
     assert [one.parent for one in found] == [None, *(one.version for one in found[:-1])]
     assert open_manifest(root, first.version) == first
-    assert open_manifest(root) == fifth
+    assert open_manifest(root) == sixth
     assert first.version.split("-")[1] == fifth.version.split("-")[1]
 
 

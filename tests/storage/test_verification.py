@@ -149,6 +149,7 @@ def rewritten(root, manifest, change):
         dimension=manifest.dimension,
         dtype=manifest.dtype,
         receipts=[new, *manifest.receipts[1:]],
+        source=manifest.source,
         config={},
         encoder=manifest.encoder,
     )
