@@ -97,8 +97,8 @@ def fit(config: RunConfig, reporter: Reporter) -> FitReport:
     image, text = (fit_side(config, side, reporter) for side in ("image", "text"))
     _check_sides(image, text)
     key = _fit_key(config, image, text)
-    existing = _existing(path, key)
-    if existing is not None:
+    existing = existing_aligner(path)
+    if existing is not None and existing.provenance.get("fit_key") == key:
         reporter.say(f"the aligner at {locations.redact_url(path)} is up to date")
         return _report(existing, path, start, reused=True)
     image_moments = _moments(config, image, reporter)
@@ -234,14 +234,14 @@ def _fit_key(config: RunConfig, image: FitSide, text: FitSide) -> str:
     )
 
 
-def _existing(path: str, key: str) -> Aligner | None:
+def existing_aligner(path: str) -> Aligner | None:
+    """Return the aligner at a URL, None when there is none that is whole."""
     if not locations.exists(locations.join(path, "config.json")):
         return None
     try:
-        aligner = load_aligner(path)
+        return load_aligner(path)
     except ValueError:
-        return None  # half an artifact, or an older version's: fit it anew
-    return aligner if aligner.provenance.get("fit_key") == key else None
+        return None  # killed while it was written, or an older version's
 
 
 def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitReport:

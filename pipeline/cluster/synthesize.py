@@ -16,7 +16,7 @@ from pipeline.cluster.corpora import (
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import describe_encoder, encode_side
-from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of
+from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of, existing_aligner
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.schema import SCHEMA_VERSION
@@ -116,10 +116,9 @@ def _calibrated(
     """Write the aligner with mu-hat of this corpus beside the run; returns its URL."""
     path = output(config, "aligner-calibrated")
     wanted = {"calibration_digest": plan.digest, "calibrated_from": aligner.fingerprint}
-    if locations.exists(locations.join(path, "config.json")):
-        there = load_aligner(path).provenance
-        if wanted.items() <= there.items():
-            return path
+    there = existing_aligner(path)
+    if there is not None and wanted.items() <= there.provenance.items():
+        return path
     calibrate(aligner, FitSide("text", corpus, plan, encoder_of(corpus)), reporter)
     aligner.save(path, {**aligner.provenance, **wanted})
     return path

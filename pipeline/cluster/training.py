@@ -102,14 +102,19 @@ def _train_here(
     reporter: Reporter,
 ) -> TrainingState:
     checkpoint = locations.join(folder, "checkpoint")
-    started = locations.exists(locations.join(checkpoint, "config.json"))
+    started: TrainingState | None = None
+    if locations.exists(locations.join(checkpoint, "config.json")):
+        try:
+            started = load_state(checkpoint)
+        except ValueError:  # killed while it was written
+            reporter.say("the last checkpoint is only half there; training from the start")
     if torch.cuda.is_available():
         aligner.to("cuda")
     with reporter.training() as progress:
         state = aligner.train(
             image.load(),
             text.load(),
-            state=load_state(checkpoint) if started else None,
+            state=started,
             checkpoint_every=config.train.checkpoint_every,
             on_checkpoint=lambda reached: save_state(checkpoint, reached),
             progress=progress,

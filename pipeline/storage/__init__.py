@@ -3,8 +3,6 @@
 from pipeline.storage.artifacts import (
     artifact_fingerprint,
     read_artifact,
-    read_extra_file,
-    read_fingerprint,
     write_artifact,
 )
 from pipeline.storage.corpus import Corpus, Unit
@@ -33,8 +31,6 @@ __all__ = [
     "open_manifest",
     "plan",
     "read_artifact",
-    "read_extra_file",
-    "read_fingerprint",
     "read_shard",
     "read_unit",
     "shard_name",

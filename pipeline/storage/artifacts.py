@@ -20,15 +20,13 @@ CONFIG = "config.json"
 TENSORS = "model.safetensors"
 FINGERPRINT = "fingerprint"
 _TENSORS_DIGEST = "tensors_sha256"
-_EXTRA_FILES = "extra_files_sha256"
-_OWN_KEYS = frozenset({FINGERPRINT, _TENSORS_DIGEST, _EXTRA_FILES})
+_OWN_KEYS = frozenset({FINGERPRINT, _TENSORS_DIGEST})
 
 
 def write_artifact(
     url: str,
     config: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
-    extra_files: Mapping[str, bytes] | None = None,
 ) -> str:
     """Write an artifact folder and return its fingerprint.
 
@@ -44,16 +42,11 @@ def write_artifact(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     fingerprint = artifact_fingerprint(config, plain)
     data = safetensors.torch.save(plain)
-    extra = dict(sorted((extra_files or {}).items()))
     locations.write_bytes(locations.join(url, TENSORS), data)
-    for name, content in extra.items():
-        assert name not in {CONFIG, TENSORS}, f"{name} is the artifact's own file"
-        locations.write_bytes(locations.join_inside(url, name), content)
     whole = {
         **config,
         FINGERPRINT: fingerprint,
         _TENSORS_DIGEST: hashlib.sha256(data).hexdigest(),
-        _EXTRA_FILES: {name: hashlib.sha256(one).hexdigest() for name, one in extra.items()},
     }
     text = json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False)
     locations.write_bytes(locations.join(url, CONFIG), text.encode())
@@ -82,30 +75,6 @@ def read_artifact(url: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if artifact_fingerprint(config, tensors) != whole[FINGERPRINT]:
         raise ValueError(f"{CONFIG} in {redact_url(url)} was changed by hand: {_AGAIN}")
     return config, tensors
-
-
-def read_fingerprint(url: str) -> str:
-    """Return the fingerprint in an artifact's config.json, the tensors unread.
-
-    Raises:
-        ValueError: if there is no artifact, or its config is damaged.
-    """
-    return str(_read_config(url)[FINGERPRINT])
-
-
-def read_extra_file(url: str, name: str) -> bytes:
-    """Return one of an artifact's extra files after checking its digest.
-
-    Raises:
-        ValueError: if the artifact has no such file, or it was changed.
-    """
-    digest = _read_config(url)[_EXTRA_FILES].get(name)
-    if digest is None:
-        raise ValueError(f"the artifact {redact_url(url)} has no file {name}")
-    data = _read_file(url, name)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError(f"{name} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}")
-    return data
 
 
 def artifact_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
@@ -142,7 +111,6 @@ def _read_config(url: str) -> dict[str, Any]:
         not isinstance(whole, dict)
         or not isinstance(whole.get(FINGERPRINT), str)
         or not isinstance(whole.get(_TENSORS_DIGEST), str)
-        or not isinstance(whole.get(_EXTRA_FILES), dict)
     ):
         raise ValueError(f"{CONFIG} in {redact_url(url)} is not an artifact's: {_AGAIN}")
     return whole

@@ -10,8 +10,6 @@ from pipeline.storage import (
     artifact_fingerprint,
     locations,
     read_artifact,
-    read_extra_file,
-    read_fingerprint,
     write_artifact,
 )
 
@@ -35,17 +33,14 @@ def url(request, tmp_path):
 
 
 def test_what_is_written_is_read(url):
-    fingerprint = write_artifact(url, CONFIG, tensors(), {"vocabulary.txt": b"a\nb"})
+    fingerprint = write_artifact(url, CONFIG, tensors())
     config, found = read_artifact(url)
     assert config == CONFIG
     assert found.keys() == tensors().keys()
     for name, tensor in tensors().items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
-    assert read_fingerprint(url) == fingerprint == artifact_fingerprint(config, found)
-    assert read_extra_file(url, "vocabulary.txt") == b"a\nb"
-    with pytest.raises(ValueError, match=r"no file other\.txt"):
-        read_extra_file(url, "other.txt")
+    assert fingerprint == artifact_fingerprint(config, found)
 
 
 def test_bytes_and_fingerprint_depend_on_content_only(tmp_path):
@@ -102,15 +97,12 @@ def test_a_crash_while_replacing_leaves_nothing_that_loads(url, monkeypatch):
 
 
 def test_changed_parts(url):
-    write_artifact(url, CONFIG, tensors(), {"extra": b"x"})
+    write_artifact(url, CONFIG, tensors())
     where = locations.join(url, "config.json")
     whole = json.loads(locations.read_bytes(where))
     locations.write_bytes(where, json.dumps({**whole, "rank": 5}).encode())
     with pytest.raises(ValueError, match="changed by hand"):
         read_artifact(url)
-    locations.write_bytes(locations.join(url, "extra"), b"y")
-    with pytest.raises(ValueError, match="does not fit"):
-        read_extra_file(url, "extra")
     for data in (b"", b"[]", b"{}", b"\xff", b"[" * 9999):
         locations.write_bytes(where, data)
         with pytest.raises(ValueError, match=r"config\.json"):
@@ -139,9 +131,3 @@ def test_hostile_tensors_with_a_digest_that_fits(url, data):
     with pytest.raises(ValueError, match=r"model\.safetensors in .* is damaged") as caught:
         read_artifact(url)
     assert "\n" not in str(caught.value)
-
-
-def test_extra_files_stay_inside(url):
-    with pytest.raises(ValueError, match="refused"):
-        write_artifact(url, CONFIG, {}, {"../x": b""})
-    locations.write_bytes(locations.join(url, "config.json"), b"")
