@@ -276,7 +276,7 @@ def evaluate() -> None:
 
 
 def _show_methods(output: _Output, metrics: dict[str, Any]) -> None:
-    from pipeline.report.comparison import TABLE_METRICS, table_rows
+    from pipeline.report.methods import TABLE_METRICS, table_rows
 
     title = f"Methods on {metrics['n']:,} held-out pairs"
     output.reporter.table(title, ["method", *TABLE_METRICS.values()], table_rows(metrics))
@@ -320,13 +320,8 @@ def geometry(
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     if not names:
         raise click.UsageError("--methods names no method")
-    from pipeline.report.comparison import (
-        compare,
-        fit_methods,
-        read_pairs,
-        split_pairs,
-        split_rows,
-    )
+    from pipeline.evaluation.comparison import compare, fit_methods
+    from pipeline.evaluation.pairs import read_pairs, split_pairs, split_rows
 
     paired = read_pairs(pairs)
     rows = split_rows(paired.image.shape[0], split, seed)

@@ -17,7 +17,8 @@ from pipeline.cluster.corpora import demo_corpora, embedding_corpus, encoder_opt
 from pipeline.cluster.fit import aligner_path
 from pipeline.cluster.run import run, write_summary
 from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, RunConfig, apply_settings, parse_config
-from pipeline.report.comparison import Pairs, compare, fit_methods
+from pipeline.evaluation.comparison import compare, fit_methods
+from pipeline.evaluation.pairs import Pairs
 from pipeline.report.console import Reporter
 from pipeline.schema import IMAGE, TEXT
 from pipeline.stages.accumulate import read_embeddings

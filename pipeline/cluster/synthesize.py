@@ -38,6 +38,11 @@ def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -
         ValueError: when the aligner or the text cannot be used, or they do not fit each other.
     """
     path = aligner_path(config)
+    if not locations.exists(locations.join(path, "config.json")):
+        raise ValueError(
+            f"there is no aligner at {locations.redact_url(path)}; run `anisoalign fit` with this "
+            "configuration first, or set aligner.path"
+        )
     aligner = load_aligner(path)
     exact = config.calibration == "exact" and aligner.calibrates
     corpus = source_corpus(config, "text", reporter)

@@ -16,7 +16,7 @@ from torch import Tensor
 _COMPRESSION = 4000
 
 TRANSPORT_LEVELS = 512
-"""Number of intervals in the stored quantile tables."""
+"""Number of intervals in the stored quantile tables, fewer where there are fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class RadialTransport:
     @classmethod
     def between(cls, text: RadialSketch, image: RadialSketch) -> RadialTransport:
         """Return the transport from the text's radial distributions to the image's."""
-        levels = np.linspace(0.0, 1.0, TRANSPORT_LEVELS + 1).tolist()
+        # No finer than the samples: between levels that fall on one sample T_k would be a step.
+        intervals = max(1, min(TRANSPORT_LEVELS, text.count - 1, image.count - 1))
+        levels = np.linspace(0.0, 1.0, intervals + 1).tolist()
         # A t-digest interpolates between centroids; cummax removes dips at rounding level.
         text_quantiles = text.quantiles(levels).cummax(dim=1).values
         image_quantiles = image.quantiles(levels).cummax(dim=1).values

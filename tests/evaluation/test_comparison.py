@@ -10,17 +10,9 @@ import torch
 
 from pipeline.align.registry import create_aligner
 from pipeline.align.settings import METHODS
-from pipeline.report.comparison import (
-    TABLE_METRICS,
-    TABLE_NAMES,
-    Pairs,
-    compare,
-    fit_methods,
-    read_pairs,
-    split_pairs,
-    split_rows,
-    table_rows,
-)
+from pipeline.evaluation.comparison import compare, fit_methods
+from pipeline.evaluation.pairs import Pairs, read_pairs, split_pairs, split_rows
+from pipeline.report.methods import TABLE_METRICS, TABLE_NAMES, table_rows
 from tests.align.clouds import SMALL, clouds
 
 

@@ -1,8 +1,7 @@
-"""Comparing methods on pairs: fitted without pairs on one part, measured on the other."""
+"""Paired embeddings to measure on, and their split into a part to fit on and a part held out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -11,33 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.align.anisoalign import AnisoAlign
-from pipeline.align.base import Aligner
-from pipeline.align.registry import create_aligner
-from pipeline.align.settings import AnisoAlignSettings
-from pipeline.align.training import Progress, seed_of
-from pipeline.geometry.diagnostics import NEIGHBOURS, alignment_metrics, gap_metrics
-
-TABLE_METRICS = {
-    "delta_mu": "delta_mu",
-    "m_z": "M_Z",
-    "m_x": "M_X",
-    "phi": "Phi",
-    "psi": "Psi",
-    "omega": "Omega",
-    "a_r": "A_r",
-    "retrieval_r1": "R@1",
-}
-"""Metrics shown in tables, with their headings."""
-
-TABLE_NAMES = {
-    "identity": "Text (identity)",
-    "centroid": "Centroid",
-    "realign": "ReAlign",
-    "anisoalign-init": "AnisoAlign, init only",
-    "anisoalign": "AnisoAlign",
-}
-"""Methods as people know them."""
+from pipeline.align.training import seed_of
+from pipeline.geometry.diagnostics import NEIGHBOURS
 
 
 @dataclass(frozen=True)
@@ -132,47 +106,3 @@ def split_pairs(pairs: Pairs, split: Split) -> tuple[Pairs, Pairs]:
     """Return the two unpaired clouds to fit on and the pairs held out."""
     fitting = Pairs(pairs.image[split.image], pairs.text[split.text])
     return fitting, Pairs(pairs.image[split.held_out], pairs.text[split.held_out])
-
-
-def fit_methods(
-    methods: Sequence[str],
-    fitting: Pairs,
-    settings: AnisoAlignSettings | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Aligner]:
-    """Fit methods by name on two unpaired clouds; raises ValueError for an unknown name."""
-    aligners = {name: create_aligner(name, settings, seed) for name in methods}
-    for aligner in aligners.values():
-        if isinstance(aligner, AnisoAlign):
-            aligner.fit(fitting.image, fitting.text, progress=progress)
-        else:
-            aligner.fit(fitting.image, fitting.text)
-    return aligners
-
-
-def compare(aligners: Mapping[str, Aligner], held_out: Pairs, seed: int = 0) -> dict[str, Any]:
-    """Return every metric of every fitted method on held-out pairs, and the gap before.
-
-    The shape is that of metrics.json: `methods`, `gap`, `n`, `seed`.
-    """
-    methods = {
-        name: alignment_metrics(
-            held_out.image, held_out.text, aligner.transform(held_out.text), seed=seed
-        )
-        for name, aligner in aligners.items()
-    }
-    return {
-        "methods": methods,
-        "gap": gap_metrics(held_out.image, held_out.text),
-        "n": held_out.image.shape[0],
-        "seed": seed,
-    }
-
-
-def table_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of the table of methods, figures to three digits."""
-    return [
-        [TABLE_NAMES[name], *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
-        for name, values in metrics["methods"].items()
-    ]

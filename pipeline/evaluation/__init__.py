@@ -1,0 +1,1 @@
+"""Measuring methods on pairs that no fit has seen."""
