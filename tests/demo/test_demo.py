@@ -59,7 +59,7 @@ def test_corpus_verifies_and_holds_the_captions(finished: tuple[Path, str]) -> N
     folder, _ = finished
     report = verify(str(folder / "dataset"))
     assert report.problems == ()
-    lines = (folder / "corpora" / "captions.jsonl").read_text().splitlines()
+    lines = (folder / "corpora" / "seed-0" / "captions.jsonl").read_text().splitlines()
     captions = {row["id"]: row["text"] for row in map(json.loads, lines)}
     rows = [
         row
