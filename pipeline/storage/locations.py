@@ -127,7 +127,7 @@ def read_bytes(url: str, start: int = 0, stop: int | None = None) -> bytes:
         return b""
     try:
         return bytes(filesystem.cat_file(path, start=start or None, end=stop))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"there is no file {redact_url(url)}") from error
     except Exception as error:  # every store raises its own kinds
         raise ValueError(f"cannot read {redact_url(url)}: {_reason(error)}") from error
