@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.align.base import Aligner
@@ -57,10 +58,34 @@ def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -
             found = embedding_corpus(config, "text", reporter)
         if found is not None:
             corpus, plan = found, plan_corpus(config, found, "text embeddings", reporter)
+    encoder = _encoder_of_text(config, corpus)
+    width = plan.dimension if corpus.holds_embeddings else encoder["dimension"]
+    _check_encoder(aligner, path, encoder, width)
     if exact and aligner.provenance.get("calibration_digest") != plan.digest:
         path = _calibrated(config, aligner, corpus, plan, reporter)
         aligner = load_aligner(path)
-    return _write(config, aligner, path, corpus, plan, reporter)
+    return _write(config, aligner, path, corpus, plan, encoder, reporter)
+
+
+def _encoder_of_text(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
+    """Return the encoder that made the text's embeddings, or that is going to."""
+    if corpus.holds_embeddings:
+        return encoder_of(corpus)
+    return describe_encoder(encoder_options(config))
+
+
+def _check_encoder(
+    aligner: Aligner, path: str, encoder: Mapping[str, Any], width: int | None
+) -> None:
+    """Refuse text embeddings of another width or encoder than the aligner was fitted on."""
+    fitted_with = aligner.provenance.get("encoder", {})
+    known = {encoder["fingerprint"], fitted_with.get("fingerprint", "")} - {""}
+    if width != aligner.dimension or len(known) > 1:
+        raise ValueError(
+            f"the aligner at {locations.redact_url(path)} was fitted on {aligner.dimension}-wide "
+            f"embeddings of {fitted_with.get('model', 'an unknown encoder')}; the text's are "
+            f"{width}-wide, of {encoder['model']}; use the same encoder for both"
+        )
 
 
 def _write(
@@ -69,27 +94,12 @@ def _write(
     path: str,
     corpus: Corpus,
     plan: Plan,
+    encoder: Mapping[str, Any],
     reporter: Reporter,
 ) -> FlowReport:
     embed: dict[str, Any] = {"modality": "text", "aligner": path}
-    if corpus.holds_embeddings:
-        encoder = encoder_of(corpus)
-        width = plan.dimension
-    else:
+    if not corpus.holds_embeddings:
         embed["encoder"] = encoder_options(config)
-        encoder = describe_encoder(encoder_options(config))
-        width = encoder["dimension"]
-    fitted_with = aligner.provenance.get("encoder", {})
-    if width != aligner.dimension or (
-        encoder["fingerprint"]
-        and fitted_with.get("fingerprint")
-        and encoder["fingerprint"] != fitted_with["fingerprint"]
-    ):
-        raise ValueError(
-            f"the aligner at {locations.redact_url(path)} was fitted on {aligner.dimension}-wide "
-            f"embeddings of {fitted_with.get('model', 'an unknown encoder')}; the text's are "
-            f"{width}-wide, of {encoder['model']}; use the same encoder for both"
-        )
     assert aligner.fingerprint is not None
     description = {"method": aligner.method, "fingerprint": aligner.fingerprint}
     request = DatasetRequest(
