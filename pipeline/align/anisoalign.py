@@ -212,17 +212,13 @@ class AnisoAlign(Aligner):
 
     def _new_prior(self) -> ScoreNetwork:
         frame, width = self.frame, self.settings.prior.width
-        network = initialised(lambda: ScoreNetwork(frame.blocks, width), self.seed, "prior")
-        assert isinstance(network, ScoreNetwork)
-        return network
+        return initialised(lambda: ScoreNetwork(frame.blocks, width), self.seed, "prior")
 
     def _new_refiner(self) -> RefinerNetwork:
         frame, width = self.frame, self.settings.refiner.width
-        network = initialised(
+        return initialised(
             lambda: RefinerNetwork(frame.blocks, frame.dimension, width), self.seed, "refiner"
         )
-        assert isinstance(network, RefinerNetwork)
-        return network
 
     def _prior_stage(self) -> Stage:
         self._prior = self._new_prior().to(self._device)

@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.align.base import with_prefix
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Progress = Callable[[str, int, int, float], None]
 """Called with the stage's name, the step, the number of steps and the loss."""
@@ -112,7 +114,7 @@ TrainingState = dict[str, StageState]
 """The state of every stage by name."""
 
 
-def initialised(build: Callable[[], nn.Module], seed: int, name: str) -> nn.Module:
+def initialised(build: Callable[[], Network], seed: int, name: str) -> Network:
     """Build a network whose initial weights depend on the seed and the name alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, name, "initial weights"))

@@ -11,7 +11,7 @@ from pipeline.report.console import Reporter
 from pipeline.stages.embed import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
-from pipeline.storage.manifest import open_manifest
+from pipeline.storage.manifest import Manifest, open_manifest
 from pipeline.storage.planning import Plan, plan
 
 Side = Literal["text", "image"]
@@ -134,7 +134,7 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
             f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
             "encode` with this configuration first"
         )
-    stale = _staleness(config, source, root)
+    stale = _staleness(config, source, open_manifest(root))
     if stale is not None:
         raise ValueError(
             f"the {side} embeddings at {locations.redact_url(root)} were made from another "
@@ -148,8 +148,9 @@ def stored_embeddings(config: RunConfig, source: Corpus, source_plan: Plan) -> C
     root = embeddings_root(config, source.modality)
     if not locations.exists(locations.join(root, "current.json")):
         return None
-    same = open_manifest(root).source.get("digest") == source_plan.digest
-    if not same or _staleness(config, source, root) is not None:
+    manifest = open_manifest(root)
+    same = manifest.source.get("digest") == source_plan.digest
+    if not same or _staleness(config, source, manifest) is not None:
         return None
     return _stored_corpus(config, source.modality)
 
@@ -160,9 +161,8 @@ def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
     return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
 
 
-def _staleness(config: RunConfig, source: Corpus | None, root: str) -> str | None:
+def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> str | None:
     """Return what differs between stored embeddings and the configuration, None when nothing."""
-    manifest = open_manifest(root)
     if source is not None:
         for name, value in source.identity.items():
             if manifest.source.get(name) != value:

@@ -6,9 +6,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -52,27 +53,27 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
                 "start a cluster, or leave ray.address empty to use this machine"
             ) from None
     context = DataContext.get_current()
-    before = (
-        context.target_max_block_size,
-        context.enable_progress_bars,
-        context.execution_no_progress_timeout_s,
-    )
-    context.target_max_block_size = None  # a unit stays one block from end to end
-    context.enable_progress_bars = verbose
-    context.execution_no_progress_timeout_s = config.ray.no_progress_timeout_s
+    settings = {
+        "target_max_block_size": None,  # a unit stays one block from end to end
+        "enable_progress_bars": verbose,
+        "execution_no_progress_timeout_s": config.ray.no_progress_timeout_s,
+    }
+    before = {name: getattr(context, name) for name in settings}
+    _assign(context, settings)
     if not verbose:
         for name in ("ray.data", "ray.train", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
-        (
-            context.target_max_block_size,
-            context.enable_progress_bars,
-            context.execution_no_progress_timeout_s,
-        ) = before
+        _assign(context, before)
         if started:
             ray.shutdown()
+
+
+def _assign(context: DataContext, settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        setattr(context, name, value)
 
 
 @contextmanager
