@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Mixing = Literal["random", "identity"]
+from pipeline.geometry.mixing import Mixing, mixing_matrix
 
 _ENERGY = 0.99
-_LARGEST_AUTO_RANK = 32
+_LARGEST_AUTO_RANK = 64
 
 
 def joint_structure_matrix(
@@ -27,10 +26,10 @@ def joint_structure_matrix(
 def choose_rank(structure: Tensor, image_count: int) -> int:
     """Choose an even rank r from the joint structure matrix, shape (d, d).
 
-    The smallest even rank whose eigenvalues hold 99 % of the trace, at most 32: past the first, a
-    block is rotation of noise; past 32, of the ranks 16, 32 and 64 tried on real CLIP pairs and on
-    the demo world, further blocks mixed less on the target side. It is kept below d and below the
-    number of images, so that data support the subspace.
+    The smallest even rank whose eigenvalues hold 99 % of the trace, at most 64: past the first, a
+    block is rotation of noise; past 64, of the ranks from 16 to 128 tried, a linear transport of U
+    mixes little more and keeps less. It is kept below d and below the number of images, so that
+    data support the subspace.
 
     Raises:
         ValueError: with fewer than three images, which support no block at all, or without any
@@ -76,23 +75,6 @@ def dominant_basis(structure: Tensor, rank: int) -> Tensor:
     largest = basis.abs().argmax(dim=0)
     signs = torch.sign(basis[largest, torch.arange(rank)])
     return basis * signs
-
-
-def mixing_matrix(mixing: Mixing, rank: int, seed: int) -> Tensor:
-    """Return R in O(r), shape (r, r), float64 (section 4.2): Haar-random or the identity.
-
-    Raises:
-        ValueError: for an unknown kind of mixing.
-    """
-    if mixing == "identity":
-        return torch.eye(rank, dtype=torch.float64)
-    if mixing == "random":
-        generator = torch.Generator().manual_seed(seed)
-        gaussian = torch.randn(rank, rank, dtype=torch.float64, generator=generator)
-        orthogonal, triangular = torch.linalg.qr(gaussian)
-        # QR alone is not Haar: the sign of R's diagonal has to be moved into Q.
-        return orthogonal * torch.sign(torch.diagonal(triangular))
-    raise ValueError(f"align.mixing must be random or identity, not {mixing!r}")
 
 
 @dataclass(frozen=True)
@@ -142,6 +124,13 @@ class Frame:
         return Frame(self.basis.to(device=device, dtype=dtype or self.basis.dtype))
 
 
-def fixed_frame(structure: Tensor, rank: int, mixing: Mixing, seed: int) -> Frame:
-    """Return the frozen frame: the dominant basis of S, shape (d, d), mixed by R."""
-    return Frame(dominant_basis(structure, rank) @ mixing_matrix(mixing, rank, seed))
+def fixed_frame(
+    structure: Tensor, rank: int, mixing: Mixing, seed: int, images: Tensor | None = None
+) -> Frame:
+    """Return the frozen frame: the dominant basis of S, shape (d, d), mixed by R.
+
+    `images` (n, d) are what a learned mixing is learned from.
+    """
+    basis = dominant_basis(structure, rank)
+    coordinates = None if images is None else images.to(basis.dtype) @ basis
+    return Frame(basis @ mixing_matrix(mixing, rank, seed, coordinates))

@@ -31,7 +31,8 @@ from pipeline.demo.training import (
 )
 from pipeline.demo.world import PAIR_INDEX, TRAINING_INDEX, Scene
 from pipeline.encoders import OpenClipEncoder
-from pipeline.geometry.diagnostics import gap_metrics, local_mixing, subspace_overlap
+from pipeline.geometry.alignment_metrics import local_mixing
+from pipeline.geometry.diagnostics import gap_metrics, subspace_overlap
 
 FOLDER = Path(pipeline.demo.__file__).parent / "encoder"
 PAIRS = 2000

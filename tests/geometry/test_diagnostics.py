@@ -1,56 +1,20 @@
-import itertools
-import math
+"""The gap before alignment: against numpy, known Gaussian clouds and chance."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import hypergeom
 
 from pipeline.geometry.diagnostics import (
-    alignment_metrics,
+    Gap,
     anisotropy,
-    cumulative_energy,
     gap_metrics,
-    local_mixing,
-    neighbourhood_overlap,
-    similarity_correlation,
     spectral_correlation,
     subspace_overlap,
 )
 from pipeline.geometry.frame import mixing_matrix
 from pipeline.geometry.moments import Moments
+from tests.geometry.paired import WIDTH, pairs
 from tests.geometry.samples import gaussian, unit_rows
-
-ROWS, WIDTH, K = 60, 40, 5
-
-
-def normalised(rows):
-    return torch.nn.functional.normalize(rows, dim=1)
-
-
-def pairs(rows=ROWS, width=WIDTH):
-    """Images, texts and substitutes with common meaning, each with noise and an offset."""
-    scale = torch.linspace(1.5, 0.2, width)
-    common = gaussian(rows, width, 0) * scale
-    image = normalised(common + 0.9 * gaussian(rows, width, 1) + 0.3)
-    text = normalised(common + 1.1 * gaussian(rows, width, 2) - 0.4)
-    return image, text, normalised(text + 0.15 + 0.05 * gaussian(rows, width, 3))
-
-
-def entropy(share):
-    if share in (0, 1):
-        return 0.0
-    return -share * math.log2(share) - (1 - share) * math.log2(1 - share)
-
-
-def brute_neighbours(points, count):
-    found = []
-    for i in range(len(points)):
-        others = sorted(
-            (j for j in range(len(points)) if j != i), key=lambda j: -points[i] @ points[j]
-        )
-        found.append(set(others[:count]))
-    return found
 
 
 @pytest.mark.parametrize("rows", [30, 200])
@@ -85,97 +49,10 @@ def test_gap_metrics_against_numpy(rows):
     assert found == pytest.approx(expected, rel=1e-8)
 
 
-def test_alignment_metrics_against_plain_loops():
-    image, text, substitute = pairs()
-    found = alignment_metrics(image, text, substitute, K)
-    x, y, z = image.numpy(), text.numpy(), substitute.numpy()
-    second_moment = sum(np.outer(r, r) for r in x - z) / ROWS
-    spectrum = np.linalg.eigvalsh(second_moment)
-    similarity = z @ x.T
-    ranks = np.array([(similarity[i] > similarity[i, i]).sum() for i in range(ROWS)])
-    before, after = brute_neighbours(y, K), brute_neighbours(z, K)
-    every = list(itertools.combinations(range(ROWS), 2))
-    psi = np.corrcoef([y[i] @ y[j] for i, j in every], [z[i] @ z[j] for i, j in every])[0, 1]
-    exact = {
-        "delta_mu": np.linalg.norm(z.mean(0) - x.mean(0)),
-        "a_r": spectrum[-1] / spectrum.mean(),
-        "phi": np.mean([y[i] @ z[i] for i in range(ROWS)]),
-        "omega": np.mean([len(before[i] & after[i]) / K for i in range(ROWS)]),
-        "retrieval_r1": (ranks < 1).mean(),
-        "retrieval_r5": (ranks < 5).mean(),
-        "retrieval_r10": (ranks < 10).mean(),
-        "paired_cosine": np.mean([x[i] @ z[i] for i in range(ROWS)]),
-    }
-    assert {name: found[name] for name in exact} == pytest.approx(exact, rel=1e-5)
-    assert 0 < exact["retrieval_r1"] < exact["retrieval_r5"] < exact["retrieval_r10"]
-    assert found["psi"] == pytest.approx(psi, abs=0.01)
-    assert found.keys() == exact.keys() | {"psi", "m_z", "m_x"}
-
-
-def test_local_mixing_against_plain_loops():
-    image, _, substitute = pairs()
-    union = np.concatenate((image, substitute))
-    nearest = brute_neighbours(union, K)
-    mixed = [entropy(sum(j < ROWS for j in near) / K) for near in nearest]
-    # Under random labels the K others of a point hold a hypergeometric number of images.
-    reference = np.mean(
-        [
-            sum(
-                hypergeom.pmf(hits, 2 * ROWS - 1, images, K) * entropy(hits / K)
-                for hits in range(K + 1)
-            )
-            for images in (ROWS - 1, ROWS)
-        ]
-    )
-    m_z, m_x = local_mixing(image, substitute, K)
-    assert m_z == pytest.approx(np.mean(mixed[ROWS:]) / reference, rel=0.05)
-    assert m_z / m_x == pytest.approx(np.mean(mixed[ROWS:]) / np.mean(mixed[:ROWS]))
-    assert local_mixing(image, substitute, K) == (m_z, m_x)
-
-
-def test_two_samples_of_one_cloud_mix_and_separate_clouds_do_not():
-    first, second = unit_rows(600, 6, 0), unit_rows(600, 6, 1)
-    assert local_mixing(first, second) == pytest.approx((1, 1), abs=0.03)
-    offset = torch.zeros(6).double()
-    offset[0] = 5
-    assert local_mixing(normalised(first + offset), normalised(second - offset)) == (0, 0)
-
-
-def test_identity_keeps_everything():
-    image, text, _ = pairs()
-    found = alignment_metrics(image, text, text, K)
-    assert found["phi"] == pytest.approx(1)
-    assert found["psi"] == pytest.approx(1)
-    assert found["omega"] == 1
-    assert similarity_correlation(text, text) == pytest.approx(1)
-    assert neighbourhood_overlap(text, text, K) == 1
-
-
-def test_identical_clouds_are_retrieved_whole():
-    image, text, _ = pairs()
-    found = alignment_metrics(image, text, image, K)
-    for name in ("retrieval_r1", "retrieval_r5", "retrieval_r10", "paired_cosine"):
-        assert found[name] == pytest.approx(1)
-    assert found["delta_mu"] == pytest.approx(0, abs=1e-7)
-
-
-def test_metrics_ignore_the_order_of_pairs_and_a_common_rotation():
-    image, text, substitute = pairs()
-    found = alignment_metrics(image, text, substitute, K)
-    rotation = mixing_matrix("random", WIDTH, 0)
-    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
-    moved = alignment_metrics(*(rows[order] @ rotation for rows in (image, text, substitute)), K)
-    # Psi and the mixing reference are drawn by position.
-    assert moved == pytest.approx(found, rel=0.06)
-    exact = found.keys() - {"psi", "m_z", "m_x"}
-    assert {n: moved[n] for n in exact} == pytest.approx({n: found[n] for n in exact}, rel=1e-4)
-
-
 def test_isotropic_residuals_have_no_anisotropy():
     residual = gaussian(40_000, 8, 0)
     assert anisotropy(residual.T @ residual / 40_000) == pytest.approx(1, abs=0.04)
     assert anisotropy(torch.diag(torch.tensor([9.0, 1.0, 1.0, 1.0]))) == pytest.approx(3)
-    assert cumulative_energy(torch.diag(torch.tensor([1.0, 6.0, 1.0])), 1) == pytest.approx(0.75)
 
 
 def test_random_subspaces_overlap_by_chance():
@@ -193,5 +70,62 @@ def test_random_subspaces_overlap_by_chance():
 
 def test_spectral_correlation_survives_repeated_rows():
     image, text = (cloud[:8].repeat(10, 1) for cloud in pairs()[:2])
-    assert 0.9 < spectral_correlation(Moments.of(image), Moments.of(text)) <= 1
-    assert spectral_correlation(Moments.of(image), Moments.of(image)) == pytest.approx(1)
+    assert 0.9 < gap_metrics(image, text)["c_lambda"] <= 1
+    assert gap_metrics(image, -image)["c_lambda"] == pytest.approx(1)
+
+
+def test_spectral_correlation_is_that_of_the_logarithms():
+    falling = torch.tensor([100.0, 10.0, 1.0, 0.1]).double()
+    assert spectral_correlation(falling, 3 * falling**0.5) == pytest.approx(1)
+    assert spectral_correlation(falling, falling.flip(0)) == pytest.approx(-1)
+
+
+def test_the_gap_of_known_gaussian_clouds():
+    rows, shift = 40_000, torch.zeros(8).double()
+    shift[2] = 0.7
+    image_scale, text_scale = torch.linspace(2, 0.5, 8).double(), torch.full((8,), 0.4).double()
+    image = gaussian(rows, 8, 0) * image_scale + shift
+    text = gaussian(rows, 8, 1) * text_scale
+    found = gap_metrics(image, text)
+    residual = image_scale**2 + text_scale**2
+    assert found["g_mu"] == pytest.approx(0.7, abs=0.03)
+    expected = (image_scale**2 - text_scale**2).norm() / (image_scale**2).norm()
+    assert found["g_sigma"] == pytest.approx(float(expected), rel=0.03)
+    assert found["a_r"] == pytest.approx(float(residual[0] / residual.mean()), rel=0.03)
+    effective = float(residual.sum() ** 2 / residual.square().sum())
+    assert found["d_eff"] == pytest.approx(effective, rel=0.03)
+    assert found["e_1"] == pytest.approx(float(residual[0] / residual.sum()), rel=0.03)
+
+
+def test_a_mere_shift_leaves_no_residual():
+    image = gaussian(100, 6, 0)
+    found = gap_metrics(image, image + 0.5)
+    assert found["residual_norm"] == pytest.approx(0, abs=1e-12)
+    assert found["residual_ratio"] == pytest.approx(0, abs=1e-12)
+    assert found["g_mu"] == pytest.approx(0.5 * 6**0.5)
+    assert (found["c_lambda"], found["o_1"]) == pytest.approx((1, 1))
+
+
+def test_equal_clouds_have_no_gap():
+    image = gaussian(100, 6, 0)
+    found = gap_metrics(image, image)
+    assert (found["g_mu"], found["residual_norm"], found["residual_ratio"]) == (0, 0, 0)
+    assert (found["a_r"], found["d_eff_share"]) == pytest.approx((1, 1))
+
+
+def test_a_gap_holds_the_whole_ladder_of_overlaps():
+    image, text, _ = pairs(200)
+    gap = Gap.of(image, text)
+    covariances = [Moments.of(cloud).covariance for cloud in (image, text)]
+    for size in (1, 3, 20):
+        assert float(gap.overlaps[size - 1]) == pytest.approx(subspace_overlap(*covariances, size))
+    assert float(gap.overlaps[-1]) == pytest.approx(1)
+    assert Gap.of(image[:30], text[:30]).image_spectrum.shape == (29,)
+
+
+def test_overlaps_of_independent_clouds_are_chance():
+    gap = Gap.of(unit_rows(3000, WIDTH, 0), unit_rows(3000, WIDTH, 1))
+    sizes = torch.arange(1, WIDTH + 1)
+    late = sizes >= 8
+    chance = sizes[late] / WIDTH
+    torch.testing.assert_close(gap.overlaps[late], chance.double(), rtol=0.25, atol=0.0)
