@@ -5,29 +5,53 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.align.anisoalign import AnisoAlign, AnisoAlignInit
-    from pipeline.align.base import Aligner
-    from pipeline.align.baselines import Centroid, Identity, ReAlign
+    from pipeline.align.ablations import AnisoAlignInit, AnisoAlignRadial
+    from pipeline.align.anisoalign import AnisoAlign
+    from pipeline.align.base import Aligner, PairedAligner
+    from pipeline.align.baselines import Centroid, Identity, Moment, ReAlign, Unicorn
+    from pipeline.align.diagnostic import Oracle
     from pipeline.align.registry import create_aligner, load_aligner
+    from pipeline.align.seeded import C3, Permuted
+    from pipeline.align.transports import BuresBlock, BuresGromov, BuresSubspace
 
 __all__ = [
+    "C3",
     "Aligner",
     "AnisoAlign",
     "AnisoAlignInit",
+    "AnisoAlignRadial",
+    "BuresBlock",
+    "BuresGromov",
+    "BuresSubspace",
     "Centroid",
     "Identity",
+    "Moment",
+    "Oracle",
+    "PairedAligner",
+    "Permuted",
     "ReAlign",
+    "Unicorn",
     "create_aligner",
     "load_aligner",
 ]
 
 _HOMES = {
+    "C3": "seeded",
     "Aligner": "base",
     "AnisoAlign": "anisoalign",
-    "AnisoAlignInit": "anisoalign",
+    "AnisoAlignInit": "ablations",
+    "AnisoAlignRadial": "ablations",
+    "BuresBlock": "transports",
+    "BuresGromov": "transports",
+    "BuresSubspace": "transports",
     "Centroid": "baselines",
     "Identity": "baselines",
+    "Moment": "baselines",
+    "Oracle": "diagnostic",
+    "PairedAligner": "base",
+    "Permuted": "seeded",
     "ReAlign": "baselines",
+    "Unicorn": "baselines",
     "create_aligner": "registry",
     "load_aligner": "registry",
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.align.base import Aligner, NotFittedError, check_clouds, with_prefix
+from pipeline.align.frames import FrozenFrame
 from pipeline.align.objectives import Objective, prior_objective, refiner_objective
 from pipeline.align.polar_statistics import PolarStatistics
 from pipeline.align.prior import ScoreNetwork, noise_scales
@@ -35,27 +36,22 @@ from pipeline.align.training import (
     train_stage,
 )
 from pipeline.geometry.circular import PhaseStructure
-from pipeline.geometry.frame import (
-    Frame,
-    check_rank,
-    choose_rank,
-    fixed_frame,
-    joint_structure_matrix,
-)
+from pipeline.geometry.frame import Frame
+from pipeline.geometry.mixing import MIXING_ROWS
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.polar import Polar, to_polar
 from pipeline.geometry.radial import RadialTransport
 
 Part = TypeVar("Part")
 
-_EPSILON = 1e-8  # keeps D_V finite where the text has no spread
-
 
 class AnisoAlign(Aligner):
     """Anisotropic Modality Align (arXiv 2605.07825).
 
     `fit(image, text)` does everything on tensors. A distributed fit calls the same steps with
-    merged states: `fit_frame`, `fit_polar`, `train`, `calibrate`.
+    merged states: `fit_frame`, `fit_polar`, `train`, `calibrate`. `init` says where the refinement
+    starts: the paper's radial transport, or a linear transport of U (`pipeline.align.transports`),
+    which is read in polar coordinates all the same.
     """
 
     method = "anisoalign"
@@ -63,50 +59,34 @@ class AnisoAlign(Aligner):
     refines: ClassVar[bool] = True
 
     def __init__(
-        self,
-        rank: int | Literal["auto"] = "auto",
-        mixing: Literal["random", "identity"] = "random",
-        *,
-        ridge: float = 0.0,
-        noise: NoiseSettings | None = None,
-        prior: PriorSettings | None = None,
-        refiner: RefinerSettings | None = None,
-        seed: int = 0,
+        self, rank: int | Literal["auto"] = "auto", *, seed: int = 0, **settings: Any
     ) -> None:
-        """Take the settings; see `pipeline.align.settings` for their meaning and defaults.
+        """Take the rank and other settings by their names in `AnisoAlignSettings`.
 
         Raises:
             ValueError: for a setting out of its range.
+            TypeError: for a setting that does not exist.
         """
         super().__init__()
-        self.settings = AnisoAlignSettings(
-            rank=rank,
-            mixing=mixing,
-            ridge=ridge,
-            noise=noise or NoiseSettings(),
-            prior=prior or PriorSettings(),
-            refiner=refiner or RefinerSettings(),
-        )
+        self.settings = self.adapted(AnisoAlignSettings(rank=rank, **settings))
         self.seed = seed
         self.history: dict[str, list[float]] = {}
         self._frame: Frame | None = None
         self._structure: PhaseStructure | None = None
-        self._transport: RadialTransport | None = None
+        self._radial: RadialTransport | None = None
         self._prior: ScoreNetwork | None = None
         self._refiner: RefinerNetwork | None = None
 
     @classmethod
+    def adapted(cls, settings: AnisoAlignSettings) -> AnisoAlignSettings:
+        """Return the settings as the method has them; ablations change some."""
+        return settings
+
+    @classmethod
     def from_settings(cls, settings: AnisoAlignSettings, seed: int) -> Self:
         """Return an unfitted aligner with given settings."""
-        return cls(
-            settings.rank,
-            settings.mixing,
-            ridge=settings.ridge,
-            noise=settings.noise,
-            prior=settings.prior,
-            refiner=settings.refiner,
-            seed=seed,
-        )
+        names = (field.name for field in fields(AnisoAlignSettings))
+        return cls(seed=seed, **{name: getattr(settings, name) for name in names})
 
     # -- fitting ---------------------------------------------------------------------------------
 
@@ -118,37 +98,51 @@ class AnisoAlign(Aligner):
         """
         check_clouds(image, text)
         image, text = image.to(torch.float32), text.to(torch.float32)
-        self.fit_frame(Moments.of(image), Moments.of(text))
-        self.fit_polar(self.image_statistics(image), self.text_statistics(text))
+        self.fit_frame(Moments.of(image), Moments.of(text), image)
+        self.fit_polar(
+            self.image_statistics(image),
+            self.text_statistics(text) if self.measures_text else None,
+        )
         self.train(image, text, progress=progress)
         return self.calibrate(self.mean_of_mapped(text))
 
-    def fit_frame(self, image: Moments, text: Moments) -> Self:
-        """Freeze the frame and the complement's scaling from merged moments; returns self.
+    def fit_frame(self, image: Moments, text: Moments, images: Tensor | None = None) -> Self:
+        """Freeze the frame, the map of U and the complement's scaling from merged moments.
+
+        `images` (n, d) are needed where a mixing is learned; returns self.
 
         Raises:
             ValueError: when the rank does not fit the embeddings or the number of images.
         """
-        structure = joint_structure_matrix(text.covariance, image.covariance, self.settings.ridge)
-        rank = self.settings.rank
-        if rank == "auto":
-            rank = choose_rank(structure, image.count)
-        check_rank(rank, image.dimension, image.count)
-        frame = fixed_frame(structure, rank, self.settings.mixing, self.seed)
-        image_deviation = frame.complement_deviation(image.covariance)
-        text_deviation = frame.complement_deviation(text.covariance)
-        complement_mean = frame.complement(image.mean.unsqueeze(0)).squeeze(0)
+        settings = self.settings
+        frozen = FrozenFrame.of(
+            image, text, settings, self.seed, mixing=settings.mixing, images=images
+        )
+        frame = frozen.frame
+        # The paper's start scales the complement the whole way.
+        displacement = 1.0 if settings.init == "radial" else settings.displacement
         self._frame = frame.to(torch.float32)
         self._tensors = {
-            name: tensor.to(torch.float32)
+            name: tensor.to(torch.float32).contiguous()
             for name, tensor in {
                 "image_mean": image.mean,
                 "text_mean": text.mean,
-                "complement_mean": complement_mean,
-                "complement_scale": image_deviation / (text_deviation + _EPSILON),
+                "transport": frozen.transport(settings.init, settings),
+                "complement_mean": frame.complement(image.mean.unsqueeze(0)).squeeze(0),
+                "complement_scale": frozen.complement_scale(displacement),
             }.items()
         }
         return self.to(self._device)
+
+    @property
+    def images_wanted(self) -> int:
+        """Number of image rows that a mixing is learned from."""
+        return MIXING_ROWS if self.settings.mixing == "learned" else 0
+
+    @property
+    def measures_text(self) -> bool:
+        """Whether `fit_polar` needs the text's statistics: for the radial transport alone."""
+        return self.settings.init == "radial"
 
     def image_statistics(self, image: Tensor) -> PolarStatistics:
         """Return the second-pass state of image embeddings (n, d) in the frozen frame."""
@@ -158,12 +152,19 @@ class AnisoAlign(Aligner):
         """Return the second-pass state of recentred text embeddings y' (n, d)."""
         return PolarStatistics.of(self.polar(self._recentred(text)))
 
-    def fit_polar(self, image: PolarStatistics, text: PolarStatistics) -> Self:
-        """Fix anchors, couplings, graph and radial transport from merged states; returns self."""
+    def fit_polar(self, image: PolarStatistics, text: PolarStatistics | None = None) -> Self:
+        """Fix anchors, couplings, graph, bounds and radial transport from merged states.
+
+        The text's state is needed where `measures_text`; returns self.
+        """
         structure = PhaseStructure.of(image.circular, self.settings.prior.neighbours)
-        transport = RadialTransport.between(text.radial, image.radial)
         self._structure = structure.to(torch.float32, self._device)
-        self._transport = transport.to(torch.float32, self._device)
+        bounds = Bounds.of(self.settings.refiner, image).to(self._device)
+        self._tensors |= {"phase_bound": bounds.phase, "log_radius_bound": bounds.log_radius}
+        if self.measures_text:
+            assert text is not None, "the radial transport needs the text's radii"
+            transport = RadialTransport.between(text.radial, image.radial)
+            self._radial = transport.to(torch.float32, self._device)
         return self
 
     def train(
@@ -211,13 +212,19 @@ class AnisoAlign(Aligner):
         return self.to(self._device)
 
     def _new_prior(self) -> ScoreNetwork:
-        frame, width = self.frame, self.settings.prior.width
-        return initialised(lambda: ScoreNetwork(frame.blocks, width), self.seed, "prior")
+        blocks, settings = self.frame.blocks, self.settings.prior
+        return initialised(
+            lambda: ScoreNetwork(blocks, settings.width, settings.harmonics), self.seed, "prior"
+        )
 
     def _new_refiner(self) -> RefinerNetwork:
-        frame, width = self.frame, self.settings.refiner.width
+        frame, settings = self.frame, self.settings.refiner
         return initialised(
-            lambda: RefinerNetwork(frame.blocks, frame.dimension, width), self.seed, "refiner"
+            lambda: RefinerNetwork(
+                frame.blocks, frame.dimension, settings.width, settings.harmonics
+            ),
+            self.seed,
+            "refiner",
         )
 
     def _prior_stage(self) -> Stage:
@@ -265,9 +272,9 @@ class AnisoAlign(Aligner):
         return self._fitted(self._structure)
 
     @property
-    def transport(self) -> RadialTransport:
-        """The radial transport T_k of every block."""
-        return self._fitted(self._transport)
+    def radial(self) -> RadialTransport:
+        """The radial transport T_k of every block, where the start is radial."""
+        return self._fitted(self._radial)
 
     def _fitted(self, part: Part | None) -> Part:
         if part is None:
@@ -283,16 +290,20 @@ class AnisoAlign(Aligner):
         return text.to(self._device, torch.float32) + shift
 
     def initial_parts(self, text: Tensor) -> Parts:
-        """Return the global initialization (section 4.4a) of text embeddings (n, d)."""
-        recentred = self._recentred(text)
-        polar = self.polar(recentred)
-        mean = self._tensor("complement_mean")
-        # y'_V - mu_{i,V} = y_V - mu_{t,V}, since y' = y - mu_t + mu_i.
-        centred = self.frame.complement(recentred) - mean
+        """Return the global initialization (section 4.4a) of text embeddings (n, d).
+
+        In U the coordinates Q_U^T mu_i + A Q_U^T (y - mu_t), A the identity where the start is
+        radial and the radii are moved by T_k; in V mu_{i,V} + D (y_V - mu_{t,V}).
+        """
+        centred = text.to(self._device, torch.float32) - self._tensor("text_mean")
+        moved = self.frame.coordinates(centred) @ self._tensor("transport").T
+        centre = self.frame.coordinates(self._tensor("image_mean"))
+        polar = to_polar(centre + moved)
+        complement = self._tensor("complement_scale") * self.frame.complement(centred)
         return Parts(
-            radius=self.transport(polar.radius),
+            radius=self.radial(polar.radius) if self.settings.init == "radial" else polar.radius,
             phase=polar.phase,
-            complement=mean + self._tensor("complement_scale") * centred,
+            complement=self._tensor("complement_mean") + complement,
         )
 
     def refined_parts(self, text: Tensor) -> Parts:
@@ -304,8 +315,11 @@ class AnisoAlign(Aligner):
 
     def refine(self, initial: Parts, output: Tensor) -> Parts:
         """Return parts changed by raw network output (n, 2 m + d), within the bounds."""
-        settings = self.settings.refiner
-        bounds = Bounds(settings.phase_bound, settings.log_radius_bound, settings.complement_bound)
+        bounds = Bounds(
+            self._tensor("phase_bound"),
+            self._tensor("log_radius_bound"),
+            self.settings.refiner.complement_bound,
+        )
         return bounded_refinement(initial, output, self.frame, bounds)
 
     @torch.no_grad()
@@ -322,8 +336,8 @@ class AnisoAlign(Aligner):
             self._frame = self._frame.to(device=device)
         if self._structure is not None:
             self._structure = self._structure.to(torch.float32, device)
-        if self._transport is not None:
-            self._transport = self._transport.to(torch.float32, device)
+        if self._radial is not None:
+            self._radial = self._radial.to(torch.float32, device)
         for network in (self._prior, self._refiner):
             if network is not None:
                 network.to(device).requires_grad_(False)
@@ -340,12 +354,12 @@ class AnisoAlign(Aligner):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything fitted, on the CPU, under dotted names."""
-        structure, transport = self.structure, self.transport
         parts: dict[str, Mapping[str, Tensor]] = {
             "frame": {"basis": self.frame.basis},
-            "structure": vars_of(structure),
-            "transport": vars_of(transport),
+            "structure": vars_of(self.structure),
         }
+        if self._radial is not None:
+            parts["radial"] = vars_of(self._radial)
         for name, network in (("prior", self._prior), ("refiner", self._refiner)):
             if network is not None:
                 parts[name] = network.state_dict()
@@ -359,15 +373,13 @@ class AnisoAlign(Aligner):
     def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
         """Return an unfitted aligner with the settings of `configuration()`."""
         settings = dict(configuration["settings"])
-        aligner = cls(
-            settings["rank"],
-            settings["mixing"],
-            ridge=settings["ridge"],
-            noise=NoiseSettings(**settings["noise"]),
-            prior=PriorSettings(**settings["prior"]),
-            refiner=RefinerSettings(**settings["refiner"]),
-            seed=configuration["seed"],
-        )
+        for name, section in (
+            ("noise", NoiseSettings),
+            ("prior", PriorSettings),
+            ("refiner", RefinerSettings),
+        ):
+            settings[name] = section(**settings[name])
+        aligner = cls(seed=configuration["seed"], **settings)
         aligner.history = {name: list(curve) for name, curve in configuration["history"].items()}
         return aligner
 
@@ -376,7 +388,8 @@ class AnisoAlign(Aligner):
         super().restore(tensors)
         self._frame = Frame(tensors["frame.basis"])
         self._structure = PhaseStructure(**with_prefix(tensors, "structure."))
-        self._transport = RadialTransport(**with_prefix(tensors, "transport."))
+        radial = with_prefix(tensors, "radial.")
+        self._radial = RadialTransport(**radial) if radial else None
         prior, refiner = with_prefix(tensors, "prior."), with_prefix(tensors, "refiner.")
         if self.refines and prior and refiner:  # workers start from an artifact without networks
             self._prior = self._new_prior()
@@ -389,10 +402,3 @@ class AnisoAlign(Aligner):
 def vars_of(record: PhaseStructure | RadialTransport) -> dict[str, Tensor]:
     """Return the tensor fields of a frozen record by name."""
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
-
-
-class AnisoAlignInit(AnisoAlign):
-    """The ablation without refinement: global initialization and calibration alone."""
-
-    method = "anisoalign-init"
-    refines = False

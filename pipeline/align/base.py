@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from pipeline.align.settings import AlignSettings
 from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.storage.artifacts import write_artifact
 
-_ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 16_384
+"""Rows that are mapped together, which bounds memory."""
+_COMMON = frozenset({"method", "provenance"})  # in every artifact's config.json
 _NORM_TOLERANCE = 5e-3  # what float16 storage leaves of a unit norm, with room
 
 
@@ -29,13 +32,15 @@ class Aligner(ABC):
     """Moves text embeddings into the image cloud.
 
     `fit` sees unpaired unit rows of both modalities; `transform` maps text embeddings (n, d) to
-    substitute image embeddings (n, d), unit rows, float32. Methods that calibrate subtract the mean
+    substitute image embeddings (n, d), float32, unit rows unless the class says otherwise (then
+    whoever reads them as embeddings normalises them). Methods that calibrate subtract the mean
     mu-hat of the mapped corpus and add the image mean (section 4.4c); the state of mu-hat is kept
     as a mergeable sum and count.
     """
 
     method: ClassVar[str]
     calibrates: ClassVar[bool] = False
+    unit_rows: ClassVar[bool] = True
 
     provenance: dict[str, Any]
     """What the artifact says of its making (encoder, corpora, counts); set by save and load."""
@@ -61,12 +66,12 @@ class Aligner(ABC):
 
     @abstractmethod
     def map(self, text: Tensor) -> Tensor:
-        """Return the mapped, not yet calibrated unit rows e' (n, d) of text embeddings (n, d)."""
+        """Return the mapped, not yet calibrated rows e' (n, d) of text embeddings (n, d)."""
 
     def mean_of_mapped(self, text: Tensor) -> MeanSum:
         """Return the partial state of mu-hat over text embeddings (n, d)."""
         state = MeanSum.zero(text.shape[1])
-        for rows in text.split(_ROWS_AT_ONCE):
+        for rows in text.split(ROWS_AT_ONCE):
             state = state.merge(MeanSum.of(self.map(rows.to(self._device))))
         return state
 
@@ -83,15 +88,18 @@ class Aligner(ABC):
             self._tensors["calibration_shift"] = shift.to(torch.float32).to(self._device)
         return self
 
-    def transform(self, text: Tensor) -> Tensor:
-        """Return substitute image embeddings (n, d), unit float32 rows, of text embeddings (n, d).
+    def transform(self, text: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Return substitute image embeddings (n, d), float32, of text embeddings (n, d).
+
+        `ids` are the rows' ids; only methods that draw random numbers (`SeededAligner`) look at
+        them.
 
         Raises:
             NotFittedError: before `fit`.
-            ValueError: when the width differs from that of the fit.
+            ValueError: when the width differs from that of the fit, or there is not one id a row.
         """
-        self._check_width(text)
-        return torch.cat([self._transform_rows(rows) for rows in text.split(_ROWS_AT_ONCE)])
+        self._check_rows(text, ids)
+        return torch.cat([self._transform_rows(rows) for rows in text.split(ROWS_AT_ONCE)])
 
     def _transform_rows(self, text: Tensor) -> Tensor:
         mapped = self.map(text.to(self._device, torch.float32))
@@ -107,16 +115,23 @@ class Aligner(ABC):
         return self._tensors[name]
 
     @property
+    def images_wanted(self) -> int:
+        """Number of image rows that a fit looks at beside the merged statistics, at most."""
+        return 0
+
+    @property
     def dimension(self) -> int:
         """Width d of the embeddings it was fitted on."""
         return self._tensor("image_mean").shape[0]
 
-    def _check_width(self, text: Tensor) -> None:
+    def _check_rows(self, text: Tensor, ids: Sequence[str] | None) -> None:
         if text.ndim != 2 or text.shape[1] != self.dimension:
             raise ValueError(
                 f"text embeddings have shape {tuple(text.shape)}, but the aligner was fitted on "
                 f"width {self.dimension}; use the encoder it was fitted with"
             )
+        if ids is not None and len(ids) != text.shape[0]:
+            raise ValueError(f"{len(ids)} ids for {text.shape[0]} text embeddings; give one a row")
 
     def to(self, device: torch.device | str) -> Self:
         """Move the aligner to a device; returns self."""
@@ -125,7 +140,10 @@ class Aligner(ABC):
         return self
 
     def configuration(self) -> dict[str, Any]:
-        """Return the settings stored in the artifact's config.json."""
+        """Return method and settings, stored in the artifact's config.json.
+
+        Unfitted, it is all that the fit depends on beside the two clouds.
+        """
         return {"method": self.method}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -135,6 +153,11 @@ class Aligner(ABC):
             for name, tensor in self._calibration.tensors().items():
                 named[f"calibration.{name}"] = tensor
         return named
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: AlignSettings, seed: int) -> Self:
+        """Return an unfitted aligner with what it uses of the `align` section and the seed."""
 
     @classmethod
     @abstractmethod
@@ -210,13 +233,16 @@ class MomentAligner(Aligner):
     def fit(self, image: Tensor, text: Tensor) -> Self:
         """Fit on unpaired unit rows, `image` (n, d) and `text` (k, d); returns self."""
         check_clouds(image, text)
-        self.fit_moments(Moments.of(image), Moments.of(text))
+        self.fit_moments(Moments.of(image), Moments.of(text), image)
         if self.calibrates:
             self.calibrate(self.mean_of_mapped(text.to(torch.float32)))
         return self
 
-    def fit_moments(self, image: Moments, text: Moments) -> Self:
-        """Fit on merged moments; methods that calibrate still need `calibrate`; returns self."""
+    def fit_moments(self, image: Moments, text: Moments, images: Tensor | None = None) -> Self:
+        """Fit on merged moments; methods that calibrate still need `calibrate`; returns self.
+
+        `images` (n, d) are for methods that look at rows too: see `images_wanted`.
+        """
         self._tensors = {
             "image_mean": image.mean.to(self._device, torch.float32),
             "text_mean": text.mean.to(self._device, torch.float32),
@@ -224,7 +250,44 @@ class MomentAligner(Aligner):
         return self
 
     @classmethod
-    def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
-        """Return an unfitted aligner."""
-        del configuration
+    def from_settings(cls, settings: AlignSettings, seed: int) -> Self:
+        """Return an unfitted aligner; a method without settings uses none."""
+        del settings, seed
         return cls()
+
+    @classmethod
+    def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
+        """Return an unfitted aligner with the settings of `configuration()`."""
+        return cls(**{name: configuration[name] for name in configuration if name not in _COMMON})
+
+
+class PairedAligner(MomentAligner):
+    """A diagnostic method that looks at pairs, which no other method ever sees.
+
+    It says how far a gap can be closed at all, and moves no corpus: `evaluate geometry` alone
+    runs it, through `transform_pairs`.
+    """
+
+    @abstractmethod
+    def transform_pairs(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return substitutes (n, d) of texts (n, d), given their images (n, d) in the same order.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+
+    def map(self, text: Tensor) -> Tensor:
+        """Refuse: there is no map of text alone; raises ValueError."""
+        del text
+        raise ValueError(self._refusal())
+
+    def transform(self, text: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """Refuse: there is no map of text alone; raises ValueError."""
+        del text, ids
+        raise ValueError(self._refusal())
+
+    def _refusal(self) -> str:
+        return (
+            f"{self.method} is a diagnostic method that uses pairs; it runs in "
+            "`anisoalign evaluate geometry` only, choose another align.method"
+        )

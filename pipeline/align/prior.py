@@ -44,16 +44,23 @@ def wrapped_gaussian_score(phase: Tensor, centre: Tensor, deviation: Tensor) -> 
     return -(weights * differences).sum(dim=-1) / deviation**2
 
 
+def phase_features(phase: Tensor, harmonics: int) -> Tensor:
+    """Return sin and cos of the first multiples of phases (n, m), shape (n, 2 harmonics m)."""
+    multiples = [order * phase for order in range(1, harmonics + 1)]
+    return torch.cat([turn(angle) for angle in multiples for turn in (torch.sin, torch.cos)], -1)
+
+
 class ScoreNetwork(nn.Module):
     """The score s(phi~, t, log rho), shape (n, m); 2 pi-periodic by construction.
 
-    Phases enter through sine and cosine only. The network predicts the noise; the score is its
-    negative divided by the standard deviation sqrt(2) sigma_t.
+    Phases enter through sine and cosine of whole multiples only. The network predicts the noise;
+    the score is its negative divided by the standard deviation sqrt(2) sigma_t.
     """
 
-    def __init__(self, blocks: int, width: int) -> None:
+    def __init__(self, blocks: int, width: int, harmonics: int = 1) -> None:
         super().__init__()
-        self.entry = nn.Linear(3 * blocks + 2, width)
+        self.harmonics = harmonics
+        self.entry = nn.Linear((2 * harmonics + 1) * blocks + 2, width)
         self.hidden = nn.Linear(width, width)
         self.second_hidden = nn.Linear(width, width)
         self.exit = nn.Linear(width, blocks)
@@ -62,7 +69,7 @@ class ScoreNetwork(nn.Module):
         """Return the score of phases (n, m) at scale sigma_t (n, 1), given log radii (n, m)."""
         log_scale = torch.log(scale)
         features = torch.cat(
-            (torch.sin(phase), torch.cos(phase), log_radius, log_scale, log_scale**2), dim=-1
+            (phase_features(phase, self.harmonics), log_radius, log_scale, log_scale**2), dim=-1
         )
         hidden = nn.functional.silu(self.entry(features))
         hidden = hidden + nn.functional.silu(self.hidden(hidden))

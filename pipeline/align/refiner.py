@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.align.polar_statistics import PolarStatistics
+from pipeline.align.prior import phase_features
+from pipeline.align.settings import RefinerSettings
 from pipeline.geometry.circular import PhaseStructure
 from pipeline.geometry.frame import Frame
 from pipeline.geometry.polar import EPSILON, from_polar, wrap
+
+_GAUSSIAN_INTERQUARTILE_RANGE = 1.349
 
 
 class Parts(NamedTuple):
@@ -28,23 +34,59 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Largest changes: phase in radians, log radius, complement per coordinate."""
+    """Largest changes: phase (m,) in radians, log radius (m,), complement per coordinate."""
 
-    phase: float
-    log_radius: float
+    phase: Tensor
+    log_radius: Tensor
     complement: float
+
+    @classmethod
+    def of(cls, settings: RefinerSettings, image: PolarStatistics) -> Self:
+        """Return the bounds of each block, from the settings and the target's own spread.
+
+        Adaptive bounds are in units of it: the circular standard deviation sqrt(-2 ln R_k) of the
+        phase, R_k = |E e^{i theta_k}|, and the interquartile range of log rho_k over that of a
+        standard Gaussian.
+        """
+        if settings.bounds == "fixed":
+            one = torch.ones(image.circular.energy.shape[0], dtype=torch.float64)
+            return cls(
+                one * settings.phase_bound,
+                one * settings.log_radius_bound,
+                settings.complement_bound,
+            )
+        length = (image.circular.phasor / image.circular.count).abs()
+        deviation = torch.sqrt(-2 * torch.log(length.clamp(EPSILON, 1)))
+        quartiles = torch.log(image.radial.quantiles((0.25, 0.75)))
+        spread = (quartiles[:, 1] - quartiles[:, 0]) / _GAUSSIAN_INTERQUARTILE_RANGE
+        return cls(
+            # Half a turn reaches every phase there is.
+            (settings.phase_bound * deviation).clamp(max=math.pi),
+            settings.log_radius_bound * spread,
+            settings.complement_bound,
+        )
+
+    def to(self, device: torch.device | str) -> Bounds:
+        """Return the bounds in float32 on a device."""
+        return Bounds(
+            self.phase.to(device, torch.float32),
+            self.log_radius.to(device, torch.float32),
+            self.complement,
+        )
 
 
 class RefinerNetwork(nn.Module):
     """The network g: (dtheta, drho, dv) from [sin theta0; cos theta0; log rho0; v0].
 
-    The last layer starts at zero, so that training starts at the global initialization exactly.
+    More `harmonics` add sin and cos of whole multiples of theta0. The last layer starts at zero,
+    so that training starts at the global initialization exactly.
     """
 
-    def __init__(self, blocks: int, dimension: int, width: int) -> None:
+    def __init__(self, blocks: int, dimension: int, width: int, harmonics: int = 1) -> None:
         super().__init__()
         self.blocks = blocks
-        self.entry = nn.Linear(3 * blocks + dimension, width)
+        self.harmonics = harmonics
+        self.entry = nn.Linear((2 * harmonics + 1) * blocks + dimension, width)
         self.hidden = nn.Linear(width, width)
         self.exit = nn.Linear(width, 2 * blocks + dimension)
         nn.init.zeros_(self.exit.weight)
@@ -54,8 +96,7 @@ class RefinerNetwork(nn.Module):
         """Return the raw outputs, shape (n, 2 m + d), of initial parts."""
         features = torch.cat(
             (
-                torch.sin(initial.phase),
-                torch.cos(initial.phase),
+                phase_features(initial.phase, self.harmonics),
                 torch.log(initial.radius),
                 initial.complement,
             ),

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-from pipeline.align.anisoalign import AnisoAlign, AnisoAlignInit
+from pipeline.align.ablations import (
+    AnisoAlignInit,
+    AnisoAlignPhase,
+    AnisoAlignPrior,
+    AnisoAlignRadial,
+    AnisoAlignRefine,
+)
+from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.base import Aligner
-from pipeline.align.baselines import Centroid, Identity, ReAlign
-from pipeline.align.settings import METHODS, AnisoAlignSettings
+from pipeline.align.baselines import Centroid, Identity, Moment, ReAlign, Unicorn
+from pipeline.align.diagnostic import Oracle
+from pipeline.align.seeded import C3, Permuted
+from pipeline.align.settings import METHODS, AlignSettings
+from pipeline.align.transports import BuresBlock, BuresGromov, BuresSubspace
 from pipeline.storage.artifacts import artifact_fingerprint, read_artifact
 from pipeline.storage.locations import redact_url
 
 _CLASSES: dict[str, type[Aligner]] = {
-    aligner.method: aligner for aligner in (Identity, Centroid, ReAlign, AnisoAlign, AnisoAlignInit)
+    aligner.method: aligner
+    for aligner in (
+        Identity,
+        Centroid,
+        Moment,
+        Permuted,
+        Oracle,
+        C3,
+        Unicorn,
+        ReAlign,
+        BuresBlock,
+        BuresSubspace,
+        BuresGromov,
+        AnisoAlignRadial,
+        AnisoAlignInit,
+        AnisoAlignRefine,
+        AnisoAlignPrior,
+        AnisoAlignPhase,
+        AnisoAlign,
+    )
 }
-assert set(_CLASSES) == set(METHODS)
+assert tuple(_CLASSES) == METHODS
 
 
-def create_aligner(
-    method: str, settings: AnisoAlignSettings | None = None, seed: int = 0
-) -> Aligner:
+def create_aligner(method: str, settings: AlignSettings | None = None, seed: int = 0) -> Aligner:
     """Return an unfitted aligner of a method; raises ValueError for an unknown name."""
     if method not in _CLASSES:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    aligner_class = _CLASSES[method]
-    if issubclass(aligner_class, AnisoAlign):
-        return aligner_class.from_settings(settings or AnisoAlignSettings(), seed)
-    return aligner_class()
+    return _CLASSES[method].from_settings(settings or AlignSettings(), seed)
 
 
 def load_aligner(url: str) -> Aligner:

@@ -5,13 +5,56 @@ This file imports nothing heavy, so that a configuration is validated without lo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-MethodName = Literal["identity", "centroid", "realign", "anisoalign-init", "anisoalign"]
-"""Every method name that `align.method` and `evaluate geometry --methods` accept."""
+MethodName = Literal[
+    "identity",
+    "centroid",
+    "moment",
+    "permuted",
+    "c3",
+    "unicorn",
+    "realign",
+    "bures-block",
+    "bures-subspace",
+    "bures-gromov",
+    "anisoalign-radial",
+    "anisoalign-init",
+    "anisoalign-refine",
+    "anisoalign-prior",
+    "anisoalign-phase",
+    "anisoalign",
+]
+"""Every method that `align.method` accepts."""
 
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
+PAIRED_METHODS: tuple[str, ...] = ("oracle",)
+"""Diagnostic methods: they use pairs, so that no run can have them."""
+
+METHODS: tuple[str, ...] = (
+    "identity",
+    "centroid",
+    "moment",
+    "permuted",
+    "oracle",
+    "c3",
+    "unicorn",
+    "realign",
+    "bures-block",
+    "bures-subspace",
+    "bures-gromov",
+    "anisoalign-radial",
+    "anisoalign-init",
+    "anisoalign-refine",
+    "anisoalign-prior",
+    "anisoalign-phase",
+    "anisoalign",
+)
+"""Every method that `evaluate geometry --methods` accepts, in the order of tables."""
+
+Initialization = Literal["radial", "block", "subspace", "gromov"]
+"""Where AnisoAlign's refinement starts from."""
 
 _STRICT = {"extra": "forbid", "strict": True}
 
@@ -52,13 +95,14 @@ class PriorSettings:
 
     neighbours: int = 4
     drift_step: float = 0.1
+    harmonics: int = 1
     width: int = 256
     steps: int = 500
     batch_size: int = 512
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        _check_training("prior", self.width, self.steps, self.batch_size, self.learning_rate)
+        _check_training("prior", self)
         _require(
             self.neighbours >= 1,
             f"prior.neighbours must be at least 1, not {self.neighbours}",
@@ -79,18 +123,26 @@ class RefinerSettings:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    phase_bound: float = 0.15
-    log_radius_bound: float = 0.2
+    bounds: Literal["fixed", "adaptive"] = "fixed"
+    """Bounds as they are, or in units of the target's own spread in each block: its circular
+    standard deviation of the phase, and that of the log radius."""
+    phase_bound: float = 0.05
+    log_radius_bound: float = 0.05
     complement_bound: float = 0.02
     prior_weight: float = 1.0
     phase_weight: float = 10.0
+    harmonics: int = 1
     width: int = 256
     steps: int = 400
     batch_size: int = 512
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_training("refiner", self.width, self.steps, self.batch_size, self.learning_rate)
+        _check_training("refiner", self)
+        _require(
+            self.bounds in ("fixed", "adaptive"),
+            f"refiner.bounds must be fixed or adaptive, not {self.bounds!r}",
+        )
         for name in (
             "phase_bound",
             "log_radius_bound",
@@ -104,11 +156,15 @@ class RefinerSettings:
             )
 
 
-def _check_training(stage: str, width: int, steps: int, batch_size: int, rate: float) -> None:
-    _require(width >= 1, f"{stage}.width must be at least 1, not {width}")
-    _require(steps >= 0, f"{stage}.steps must not be negative, not {steps}")
-    _require(batch_size >= 1, f"{stage}.batch_size must be at least 1, not {batch_size}")
-    _require(rate > 0, f"{stage}.learning_rate must be positive, not {rate}")
+def _check_training(stage: str, settings: PriorSettings | RefinerSettings) -> None:
+    for name in ("harmonics", "width", "batch_size"):
+        value = getattr(settings, name)
+        _require(value >= 1, f"{stage}.{name} must be at least 1, not {value}")
+    _require(settings.steps >= 0, f"{stage}.steps must not be negative, not {settings.steps}")
+    _require(
+        settings.learning_rate > 0,
+        f"{stage}.learning_rate must be positive, not {settings.learning_rate}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +174,19 @@ class AnisoAlignSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     rank: int | Literal["auto"] = "auto"
-    mixing: Literal["random", "identity"] = "random"
+    mixing: Literal["learned", "random", "identity"] = "random"
+    """R of the blocks: learned for stable image phases, Haar-random, or the identity."""
     ridge: float = 0.0
+    """lambda of the joint structure matrix."""
+    shrinkage: Literal["ledoit-wolf", "none"] = "ledoit-wolf"
+    """Covariances of few samples: shrunk towards their mean variance, or as they are."""
+    init: Initialization = "gromov"
+    """Where the text starts in U: the paper's radial transport, or a linear transport of the
+    blocks, of the whole subspace, or of the subspace with its inner products kept (gromov)."""
+    displacement: float = 0.4
+    """How far the linear transports go, t from 0 (not at all) to 1 (the whole way)."""
+    isometry_weight: float = 10.0
+    """What a change of the texts' inner products costs the gromov transport."""
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
     refiner: RefinerSettings = field(default_factory=RefinerSettings)
@@ -130,13 +197,91 @@ class AnisoAlignSettings:
                 self.rank >= 2 and self.rank % 2 == 0,
                 f"rank must be auto or an even number of at least 2, not {self.rank}",
             )
-        _require(self.ridge >= 0, f"ridge must not be negative, not {self.ridge}")
+        for name in ("ridge", "isometry_weight"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"{name} must be finite and not negative, not {value}")
+        _require(
+            0 <= self.displacement <= 1,
+            f"displacement must lie between 0 and 1, not {self.displacement}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentSettings:
+    """The full moment match."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    map: Literal["bures", "whitening"] = "bures"
+    """Which linear map takes Sigma_t to Sigma_i: optimal transport, or whitening-colouring."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.map in ("bures", "whitening"),
+            f"moment.map must be bures or whitening, not {self.map!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermutedSettings:
+    """The negative control: images drawn without a look at the text."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    images: int = 16_384
+    """Images of the fitting set that the artifact keeps to draw from, at most."""
+
+    def __post_init__(self) -> None:
+        _require(self.images >= 1, f"permuted.images must be at least 1, not {self.images}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleSettings:
+    """The diagnostic that looks at pairs."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    share: float = 0.5
+    """Share alpha of the residual that is removed: 0 the centroid shift, 1 all of it."""
+    directions: int | None = None
+    """Number K of the residual's top eigenvectors in which it is removed; null for all."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, f"oracle.share must lie between 0 and 1, not {self.share}")
+        _require(
+            self.directions is None or self.directions >= 1,
+            f"oracle.directions must be at least 1 or null, not {self.directions}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class C3Settings:
+    """C3: centroid shift and noise."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    deviation: float = 0.04
+    """Standard deviation of the Gaussian noise on each coordinate."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.deviation < math.inf,
+            f"c3.deviation must be finite and not negative, not {self.deviation}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSettings(AnisoAlignSettings):
-    """The `align` section of a run: which method, and AnisoAlign's settings."""
+    """The `align` section of a run: which method, and every method's settings.
+
+    Rank, mixing, ridge, shrinkage, displacement and isometry_weight make the frame and the map of
+    bures-block, bures-subspace and bures-gromov too.
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     method: MethodName = "anisoalign"
+    moment: MomentSettings = field(default_factory=MomentSettings)
+    permuted: PermutedSettings = field(default_factory=PermutedSettings)
+    oracle: OracleSettings = field(default_factory=OracleSettings)
+    c3: C3Settings = field(default_factory=C3Settings)

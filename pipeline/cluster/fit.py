@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.base import Aligner, MomentAligner
 from pipeline.align.registry import create_aligner, load_aligner
+from pipeline.align.transports import SubspaceTransport
 from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
@@ -23,7 +24,7 @@ from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
-_FIT_VERSION = 1
+_FIT_VERSION = 3
 """Goes up when the same inputs and settings are fitted to something else."""
 
 
@@ -96,20 +97,22 @@ def fit(config: RunConfig, reporter: Reporter) -> FitReport:
     locations.check_writable(path)
     image, text = (fit_side(config, side, reporter) for side in ("image", "text"))
     _check_sides(image, text)
-    key = _fit_key(config, image, text)
+    aligner = create_aligner(config.align.method, config.align, config.seed)
+    key = _fit_key(config, aligner, image, text)
     existing = existing_aligner(path)
     if existing is not None and existing.provenance.get("fit_key") == key:
         reporter.say(f"the aligner at {locations.redact_url(path)} is up to date")
         return _report(existing, path, start, reused=True)
     image_moments = _moments(config, image, reporter)
     text_moments = _moments(config, text, reporter)
-    aligner = create_aligner(config.align.method, config.align, config.seed)
+    wanted = aligner.images_wanted
+    images = _chosen(image, wanted, config.seed).load() if wanted else None
     if isinstance(aligner, AnisoAlign):
-        aligner.fit_frame(image_moments.state, text_moments.state)
+        aligner.fit_frame(image_moments.state, text_moments.state, images)
         _fit_anisoalign(config, aligner, image, text, key, reporter)
     else:
         assert isinstance(aligner, MomentAligner)
-        aligner.fit_moments(image_moments.state, text_moments.state)
+        aligner.fit_moments(image_moments.state, text_moments.state, images)
     if aligner.calibrates:
         calibrate(aligner, text, reporter)
     provenance = {
@@ -151,8 +154,8 @@ def _fit_anisoalign(
     key: str,
     reporter: Reporter,
 ) -> None:
-    polar = [
-        reduce_corpus(
+    polar = {
+        side.side: reduce_corpus(
             side.corpus,
             side.plan.units,
             side.dimension,
@@ -160,20 +163,19 @@ def _fit_anisoalign(
             title=f"phases and radii of {side.side}",
             reporter=reporter,
         ).state
-        for side in (image, text)
-    ]
-    aligner.fit_polar(*polar)
+        for side in ((image, text) if aligner.measures_text else (image,))
+    }
+    aligner.fit_polar(polar["image"], polar.get("text"))
     if not aligner.refines:
         return
-    rows = [
-        TrainingRows.choose(
-            side.corpus, side.plan.units, side.dimension, config.train.max_rows, config.seed
-        )
-        for side in (image, text)
-    ]
+    rows = [_chosen(side, config.train.max_rows, config.seed) for side in (image, text)]
     workers = "driver" if config.train.workers == 0 else f"{config.train.workers}-workers"
     folder = output(config, "training", f"{key[:16]}-{workers}")
     train_aligner(config, aligner, rows[0], rows[1], folder, reporter)
+
+
+def _chosen(side: FitSide, max_rows: int, seed: int) -> TrainingRows:
+    return TrainingRows.choose(side.corpus, side.plan.units, side.dimension, max_rows, seed)
 
 
 def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
@@ -217,17 +219,13 @@ def _check_sides(image: FitSide, text: FitSide) -> None:
         )
 
 
-def _fit_key(config: RunConfig, image: FitSide, text: FitSide) -> str:
-    """Return a digest of everything the artifact depends on."""
-    settings = asdict(config.align)
-    if config.align.method not in ("anisoalign", "anisoalign-init"):
-        settings = {"method": config.align.method}
+def _fit_key(config: RunConfig, aligner: Aligner, image: FitSide, text: FitSide) -> str:
+    """Return a digest of everything the artifact depends on; the aligner is not fitted yet."""
     return combined(
         "fit",
         _FIT_VERSION,
-        settings,
-        config.seed,
-        config.train.max_rows,
+        aligner.configuration(),
+        config.train.max_rows if isinstance(aligner, AnisoAlign) else None,
         image.plan.digest,
         text.plan.digest,
         text.encoder["fingerprint"],
@@ -248,7 +246,7 @@ def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitRe
     assert aligner.fingerprint is not None
     return FitReport(
         method=aligner.method,
-        rank=aligner.frame.rank if isinstance(aligner, AnisoAlign) else None,
+        rank=aligner.frame.rank if isinstance(aligner, AnisoAlign | SubspaceTransport) else None,
         image_rows=aligner.provenance["image_rows"],
         text_rows=aligner.provenance["text_rows"],
         seconds=time.perf_counter() - start,

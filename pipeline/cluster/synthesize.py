@@ -23,6 +23,7 @@ from pipeline.report.console import Reporter
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
+from pipeline.storage.manifest import UNIT_ROWS
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
@@ -101,7 +102,9 @@ def _write(
     if not corpus.holds_embeddings:
         embed["encoder"] = encoder_options(config)
     assert aligner.fingerprint is not None
-    description = {"method": aligner.method, "fingerprint": aligner.fingerprint}
+    description: dict[str, Any] = {"method": aligner.method, "fingerprint": aligner.fingerprint}
+    if not aligner.unit_rows:
+        description[UNIT_ROWS] = False
     request = DatasetRequest(
         name="synthesizing",
         corpus=corpus,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.align.registry import load_aligner
-from pipeline.schema import EMBEDDING, IMAGE, REJECT, TEXT, RejectReason, embedding_type
+from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
 from pipeline.stages.envelope import Envelope
 from pipeline.storage.shards import embeddings_of
 
@@ -79,7 +79,8 @@ class Embed:
                 embeddings = embeddings[torch.from_numpy(~undecodable).to(embeddings.device)]
         if self._aligner is not None and good.any():
             with envelope.timed("correct"):
-                embeddings = self._aligner.transform(embeddings)
+                ids = table.column(ID).filter(pa.array(good)).to_pylist()
+                embeddings = self._aligner.transform(embeddings, ids)
         return envelope.seal(_with_embeddings(table, good, embeddings.cpu().numpy()))
 
     def _encode(

@@ -27,6 +27,8 @@ JsonText = str | bytes
 
 POINTER = "current.json"
 VERSIONS = "versions"
+UNIT_ROWS = "unit_rows"
+"""In a manifest's aligner: false where its method gives rows that are not of unit norm."""
 _VERSION = re.compile(r"^(\d{6,})-[0-9a-f]{8}$")
 
 
@@ -119,6 +121,11 @@ class Manifest:
     encoder: dict[str, Any]
     aligner: dict[str, Any] | None
     software: dict[str, str]
+
+    @property
+    def unit_rows(self) -> bool:
+        """Whether embeddings are of unit norm: all are, but for methods that say otherwise."""
+        return self.aligner is None or self.aligner.get(UNIT_ROWS) is not False
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, keys sorted."""
@@ -359,7 +366,8 @@ def _card(manifest: Manifest) -> str:
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
         f"# {manifest.kind}\n\n"
         f"Version {manifest.version}, {manifest.rows} rows in {manifest.units} shards, "
-        f"{manifest.dimension}-dimensional {manifest.dtype} embeddings of unit norm "
+        f"{manifest.dimension}-dimensional {manifest.dtype} embeddings "
+        f"{'of unit norm' if manifest.unit_rows else 'not normalised'} "
         f"(encoder: {made}), written by anisoalign on {manifest.created}.\n\n"
         "`current.json` names the current version; `versions/` lists the shards of each; "
         "`data/` may hold shards of other versions too. "

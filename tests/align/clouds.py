@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from pipeline.align import Aligner, create_aligner
-from pipeline.align.settings import AnisoAlignSettings, PriorSettings, RefinerSettings
+from pipeline.align.settings import AlignSettings, PriorSettings, RefinerSettings
 
 WIDTH, RANK, BLOCKS = 12, 6, 3
 
-SMALL = AnisoAlignSettings(
+SMALL = AlignSettings(
     rank=RANK,
     prior=PriorSettings(neighbours=1, width=24, steps=30, batch_size=64),
     refiner=RefinerSettings(width=24, steps=20, batch_size=64),
@@ -30,6 +30,6 @@ def clouds(images: int = 500, texts: int = 600, seed: int = 0) -> tuple[Tensor, 
     return cloud(images, 0.6, spread), cloud(texts, -0.4, spread.roll(2) * 0.8)
 
 
-def fitted(method: str, settings: AnisoAlignSettings = SMALL, seed: int = 0) -> Aligner:
+def fitted(method: str, settings: AlignSettings = SMALL, seed: int = 0) -> Aligner:
     """Return an aligner fitted on the clouds."""
     return create_aligner(method, settings, seed).fit(*clouds())

@@ -3,11 +3,14 @@ import torch
 
 from pipeline.align import create_aligner
 from pipeline.align.base import NotFittedError, check_clouds, normalise
-from pipeline.align.settings import METHODS
+from pipeline.align.settings import METHODS, PAIRED_METHODS
 from pipeline.geometry.moments import MeanSum, Moments
 from tests.align.clouds import SMALL, WIDTH, clouds, fitted
 
 EVERY = pytest.mark.parametrize("method", METHODS)
+OF_TEXT = [method for method in METHODS if method not in PAIRED_METHODS]
+EVERY_OF_TEXT = pytest.mark.parametrize("method", OF_TEXT)
+CALIBRATED = [method for method in OF_TEXT if create_aligner(method).calibrates]
 
 
 def with_row(cloud, value):
@@ -42,34 +45,46 @@ def test_usable_clouds_pass():
     check_clouds(IMAGE.half(), TEXT.double())
 
 
-@EVERY
+@EVERY_OF_TEXT
 def test_transform_before_fit(method):
     with pytest.raises(NotFittedError, match=f"the {method} aligner is not fitted: call fit first"):
         create_aligner(method).transform(TEXT)
 
 
-@EVERY
+@EVERY_OF_TEXT
 @pytest.mark.parametrize("text", [TEXT[:, 1:], TEXT[0]], ids=["width", "one-row"])
 def test_transform_of_another_shape(method, text):
     with pytest.raises(ValueError, match=f"fitted on width {WIDTH}"):
         fitted(method).transform(text)
 
 
-@EVERY
+@EVERY_OF_TEXT
+def test_transform_wants_an_id_for_each_row(method):
+    with pytest.raises(ValueError, match="2 ids for 50 text embeddings"):
+        fitted(method).transform(TEXT, ["a", "b"])
+
+
+@EVERY_OF_TEXT
 def test_transform_gives_unit_float32_rows_whatever_the_batch(method):
     aligner = fitted(method)
     rows = aligner.transform(TEXT.double())
     assert rows.dtype == torch.float32
     assert rows.shape == TEXT.shape
-    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(TEXT)))
+    of_unit_norm = torch.allclose(rows.norm(dim=1), torch.ones(len(TEXT)), atol=1e-5)
+    assert of_unit_norm == aligner.unit_rows == (method != "unicorn")
     torch.testing.assert_close(aligner.transform(TEXT[:7]), rows[:7])
     assert aligner.transform(TEXT[:0]).shape == (0, WIDTH)
     assert torch.isfinite(aligner.transform(TEXT.half())).all()
 
 
-@EVERY
+@EVERY_OF_TEXT
 def test_two_fits_give_the_same_bits(method):
     assert torch.equal(fitted(method).transform(TEXT), fitted(method).transform(TEXT))
+
+
+def test_the_methods_that_calibrate():
+    bures = {"bures-block", "bures-subspace"}
+    assert {m for m in CALIBRATED if not m.startswith("anisoalign")} == {"realign"} | bures
 
 
 def test_calibration_merges_over_parts_of_the_corpus():
@@ -86,7 +101,7 @@ def test_calibration_merges_over_parts_of_the_corpus():
     torch.testing.assert_close(aligner.transform(text), fitted("realign").transform(text))
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in {"identity", "centroid"}])
+@pytest.mark.parametrize("method", CALIBRATED)
 def test_calibrated_mean_is_near_the_images(method):
     image, text = clouds()
     aligner = fitted(method)
@@ -97,7 +112,7 @@ def test_calibrated_mean_is_near_the_images(method):
     torch.testing.assert_close(aligner.transform(text), normalise(recentred), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["identity", "centroid"])
+@pytest.mark.parametrize("method", [m for m in OF_TEXT if m not in CALIBRATED])
 def test_methods_without_calibration_ignore_it(method):
     aligner = fitted(method)
     before = aligner.transform(TEXT)
@@ -108,7 +123,7 @@ def test_methods_without_calibration_ignore_it(method):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@EVERY
+@EVERY_OF_TEXT
 def test_the_device_changes_nothing(method):
     moved = create_aligner(method, SMALL).to("cuda").fit(*clouds())
     rows = moved.transform(TEXT).cpu()

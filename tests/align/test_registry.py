@@ -1,26 +1,57 @@
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
 
 import pipeline.align
 from pipeline.align import create_aligner, load_aligner
-from pipeline.align.settings import METHODS, AnisoAlignSettings
+from pipeline.align.settings import (
+    METHODS,
+    PAIRED_METHODS,
+    AlignSettings,
+    AnisoAlignSettings,
+    C3Settings,
+    MomentSettings,
+    OracleSettings,
+    PermutedSettings,
+)
 from pipeline.storage import read_artifact, write_artifact
 from tests.align.clouds import SMALL, clouds, fitted
 
-TEXT = clouds()[1][:50]
+IMAGE, TEXT = (cloud[:50] for cloud in clouds())
+
+CHANGED = AlignSettings(
+    rank=4,
+    mixing="identity",
+    ridge=0.1,
+    displacement=0.3,
+    moment=MomentSettings(map="whitening"),
+    permuted=PermutedSettings(images=40),
+    oracle=OracleSettings(share=0.25, directions=3),
+    c3=C3Settings(deviation=0.2),
+    prior=SMALL.prior,
+    refiner=SMALL.refiner,
+)
+"""Nothing at its default."""
 
 
+def substitutes(aligner):
+    if aligner.method in PAIRED_METHODS:
+        return aligner.transform_pairs(IMAGE, TEXT)
+    return aligner.transform(TEXT)
+
+
+@pytest.mark.parametrize("settings", [SMALL, CHANGED], ids=["small", "changed"])
 @pytest.mark.parametrize("method", METHODS)
-def test_save_and_load_keep_every_bit(method, tmp_path):
-    aligner = fitted(method)
+def test_save_and_load_keep_every_bit(method, settings, tmp_path):
+    aligner = fitted(method, settings, seed=2)
     provenance = {"encoder": "demo", "rows": 600}
     fingerprint = aligner.save(str(tmp_path / "first"), provenance)
     loaded = load_aligner(str(tmp_path / "first"))
     assert type(loaded) is type(aligner)
-    assert torch.equal(loaded.transform(TEXT), aligner.transform(TEXT))
+    assert torch.equal(substitutes(loaded), substitutes(aligner))
     assert loaded.configuration() == aligner.configuration()
     assert (loaded.calibration is None) == (aligner.calibration is None)
     assert loaded.save(str(tmp_path / "second"), provenance) == fingerprint
@@ -48,9 +79,32 @@ def test_create_by_name(method):
     aligner = create_aligner(method, SMALL, seed=3)
     assert aligner.method == method
     if method.startswith("anisoalign"):
-        assert aligner.settings == SMALL
+        used = {one.name: getattr(SMALL, one.name) for one in fields(AnisoAlignSettings)}
+        assert aligner.settings == AnisoAlignSettings(**used)
         assert aligner.seed == 3
         assert create_aligner(method).settings == AnisoAlignSettings()
+
+
+OWN = {
+    "identity": set(),
+    "centroid": set(),
+    "moment": {"map"},
+    "permuted": {"images", "seed"},
+    "oracle": {"share", "directions"},
+    "c3": {"deviation", "seed"},
+    "unicorn": set(),
+    "realign": set(),
+    "bures-block": {"rank", "mixing", "ridge", "displacement", "seed"},
+    "bures-subspace": {"rank", "mixing", "ridge", "displacement", "seed"},
+}
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_the_configuration_is_what_the_method_uses_and_no_more(method):
+    plain = create_aligner(method, AlignSettings(), 0).configuration()
+    changed = create_aligner(method, CHANGED, 1).configuration()
+    assert set(plain) == set(changed) == {"method"} | OWN[method]
+    assert {name for name in plain if plain[name] != changed[name]} == OWN[method]
 
 
 def test_unknown_methods(tmp_path):

@@ -1,13 +1,20 @@
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 from pipeline.align.settings import (
     METHODS,
+    PAIRED_METHODS,
     AlignSettings,
     AnisoAlignSettings,
+    C3Settings,
+    MethodName,
+    MomentSettings,
     NoiseSettings,
+    OracleSettings,
+    PermutedSettings,
     PriorSettings,
     RefinerSettings,
 )
@@ -17,6 +24,10 @@ def test_defaults_are_valid():
     settings = AlignSettings()
     assert settings.method in METHODS
     assert settings.rank == "auto"
+
+
+def test_a_run_may_have_every_method_that_needs_no_pairs():
+    assert [m for m in METHODS if m not in PAIRED_METHODS] == list(get_args(MethodName))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +49,16 @@ def test_defaults_are_valid():
         (AnisoAlignSettings, {"rank": 3}, "even number"),
         (AnisoAlignSettings, {"rank": 0}, "even number"),
         (AnisoAlignSettings, {"ridge": -1.0}, "ridge"),
+        (AlignSettings, {"rank": 3}, "even number"),
+        (AlignSettings, {"displacement": -0.1}, "displacement"),
+        (AlignSettings, {"displacement": 1.1}, "displacement"),
+        (MomentSettings, {"map": "magic"}, r"moment\.map"),
+        (PermutedSettings, {"images": 0}, r"permuted\.images"),
+        (OracleSettings, {"share": -0.1}, r"oracle\.share"),
+        (OracleSettings, {"share": 1.1}, r"oracle\.share"),
+        (OracleSettings, {"directions": 0}, r"oracle\.directions"),
+        (C3Settings, {"deviation": -0.1}, r"c3\.deviation"),
+        (C3Settings, {"deviation": float("nan")}, r"c3\.deviation"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, change, message):

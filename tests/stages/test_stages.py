@@ -132,6 +132,25 @@ def test_correcting_is_the_aligner(aligner: str, clouds: Path):
     assert {"read", "correct"} == envelope.seconds.keys()
 
 
+def test_rows_draw_by_their_ids_whatever_is_rejected_beside_them(tmp_path: Path):
+    image, text = tensor_clouds(40, 10)
+    fitted = create_aligner("c3", SMALL).fit(image, text)
+    fitted.save(str(tmp_path / "c3"))
+    ids = [f"row {row}" for row in range(10)]
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    values = text.numpy().copy()
+    values[[0, 4]] = np.nan
+    np.save(tmp_path / "texts.npy", values)
+    corpus = Corpus(
+        path=str(tmp_path / "texts.npy"), modality="text", ids_path=str(tmp_path / "ids.txt")
+    )
+    block = ReadUnit(corpus, 12)(row_of(only_unit(corpus)))
+    table, _ = Envelope.open(Embed(modality="text", aligner=str(tmp_path / "c3"))(block))
+    expected = fitted.transform(text, ids).numpy()
+    expected[[0, 4]] = 0
+    np.testing.assert_allclose(embeddings_of(table), expected, atol=1e-6)
+
+
 def test_a_block_of_rejects_passes(aligner: str, text_encoder: Embed, tmp_path: Path):
     (tmp_path / "blank.txt").write_text(" \n\n")
     corpus = Corpus(path=str(tmp_path / "blank.txt"), modality="text")

@@ -133,7 +133,7 @@ def test_manifests_that_do_not_add_up(dataset, change, what):
     assert any(what in found for _, found in problems(root))
 
 
-def rewritten(root, manifest, change):
+def rewritten(root, manifest, change, aligner=None):
     """A shard of other content, with everything that names its bytes brought in line."""
     receipt = manifest.receipts[0]
     table = pq.read_table(root / receipt.path)
@@ -152,6 +152,7 @@ def rewritten(root, manifest, change):
         source=manifest.source,
         config={},
         encoder=manifest.encoder,
+        aligner=aligner,
     )
     return receipt.path
 
@@ -192,6 +193,18 @@ def test_shards_of_wrong_content(dataset, change, what):
     found = problems(root)
     assert {name for name, _ in found} == {path}
     assert any(what in one for _, one in found)
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_norms_are_free_where_the_aligner_says_so(dataset, said):
+    root, manifest = dataset
+    aligner = {"method": "any"} if said is None else {"method": "any", "unit_rows": said}
+    rewritten(root, manifest, replaced("embedding", off_norm()), aligner)
+    off = any("not of unit norm" in what for _, what in problems(root))
+    assert off == (said is not False)
+    assert ("not normalised" in (root / "README.md").read_text()) == (said is False)
+    rewritten(root, manifest, replaced("embedding", not_finite()), aligner)
+    assert any("1 embeddings are not finite" in what for _, what in problems(root))
 
 
 def test_an_id_in_two_shards(dataset):

@@ -1,0 +1,136 @@
+"""Closed-form transports of the dominant subspace, with the complement scaled."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from pipeline.align.baselines import AffineAligner
+from pipeline.align.frames import FrozenFrame
+from pipeline.align.settings import AlignSettings, AnisoAlignSettings, Initialization
+from pipeline.geometry.frame import Frame
+from pipeline.geometry.mixing import MIXING_ROWS
+from pipeline.geometry.moments import Moments
+
+
+class SubspaceTransport(AffineAligner):
+    """A linear transport A in U, scaling in V, on AnisoAlign's fixed frame.
+
+    With z_U and z_V as in section 4.1: e' = Norm(mu_{i,U} + A (y_U - mu_{t,U}) + mu_{i,V} +
+    D (y_V - mu_{t,V})) with D = (1 - t) I + t D_V, D_V as in section 4.4a and t the displacement.
+    Calibrated like AnisoAlign (section 4.4c). Moments of both clouds are all it needs (and images,
+    where a mixing is learned).
+    """
+
+    calibrates = True
+    start: ClassVar[Initialization]
+    used: ClassVar[tuple[str, ...]] = ("rank", "ridge", "shrinkage", "displacement")
+    """The settings that the map depends on."""
+
+    def __init__(self, *, seed: int = 0, **settings: Any) -> None:
+        """Take settings by their names in `AnisoAlignSettings`, those in `used`.
+
+        Raises:
+            ValueError: for a setting out of its range.
+            TypeError: for a setting that the method does not use.
+        """
+        super().__init__()
+        unknown = set(settings) - set(self.used)
+        if unknown:
+            raise TypeError(f"{self.method} does not use {', '.join(sorted(unknown))}")
+        self.settings = AnisoAlignSettings(**settings)
+        self.seed = seed
+
+    @classmethod
+    def from_settings(cls, settings: AlignSettings, seed: int) -> Self:
+        """Return an unfitted aligner with what it uses of the `align` section."""
+        return cls(seed=seed, **{name: getattr(settings, name) for name in cls.used})
+
+    def configuration(self) -> dict[str, Any]:
+        """Return method, seed and the settings used."""
+        used = {name: getattr(self.settings, name) for name in self.used}
+        return {**super().configuration(), **used, "seed": self.seed}
+
+    def fit_moments(self, image: Moments, text: Moments, images: Tensor | None = None) -> Self:
+        """Freeze the frame and fix A and D from merged moments; `calibrate` must follow.
+
+        `images` (n, d) are needed where a mixing is learned.
+
+        Raises:
+            ValueError: when the rank does not fit the embeddings or the number of images.
+        """
+        super().fit_moments(image, text, images)
+        # Without blocks nothing depends on the mixing.
+        mixing = self.settings.mixing if "mixing" in self.used else "identity"
+        frozen = FrozenFrame.of(image, text, self.settings, self.seed, mixing=mixing, images=images)
+        for name, tensor in {
+            "basis": frozen.frame.basis,
+            "transport": frozen.transport(self.start, self.settings),
+            "complement_scale": frozen.complement_scale(self.settings.displacement),
+        }.items():
+            self._tensors[name] = tensor.to(self._device, torch.float32).contiguous()
+        return self
+
+    @property
+    def images_wanted(self) -> int:
+        """Number of image rows that a mixing is learned from."""
+        return MIXING_ROWS if "mixing" in self.used and self.settings.mixing == "learned" else 0
+
+    @property
+    def frame(self) -> Frame:
+        """The frozen frame."""
+        return Frame(self._tensor("basis"))
+
+    def dominant(self, centred: Tensor) -> Tensor:
+        """Return the coordinates A Q_U^T (y - mu_t), shape (n, r), of centred rows (n, d)."""
+        return self.frame.coordinates(centred) @ self._tensor("transport").T
+
+    def move(self, centred: Tensor) -> Tensor:
+        """Return A (y_U - mu_{t,U}) + D (y_V - mu_{t,V}), shape (n, d)."""
+        complement = self._tensor("complement_scale") * self.frame.complement(centred)
+        return self.frame.embed(self.dominant(centred)) + complement
+
+
+class BuresBlock(SubspaceTransport):
+    """The displaced Bures map (1 - t) I + t T in each two-dimensional block of U.
+
+    At t = 1 the 2 x 2 moments match; the coupling between blocks stays.
+    """
+
+    method = "bures-block"
+    start = "block"
+    used = (*SubspaceTransport.used, "mixing")
+
+
+class BuresSubspace(SubspaceTransport):
+    """The displaced Bures map (1 - t) I + t T on the whole of U.
+
+    At t = 1 the r x r covariance matches.
+    """
+
+    method = "bures-subspace"
+    start = "subspace"
+
+
+class BuresGromov(SubspaceTransport):
+    """The Bures map that keeps the texts' inner products: fused Gromov-Wasserstein on U.
+
+    `bures-subspace` pays for the distance that rows move. What consistency (Psi, Omega) measures
+    is another thing: the inner products of texts among themselves, which any rotation keeps. So A
+    minimises B^2(A S A^T, Q) + (1 - t) / t E||A y - y||^2 + g E(<A y, A y'> - <y, y'>)^2
+    (`pipeline.geometry.gromov_transport`, with its derivation and units); g = 0 is
+    `bures-subspace` exactly.
+    """
+
+    method = "bures-gromov"
+    start = "gromov"
+    used = (*SubspaceTransport.used, "isometry_weight")
+
+
+assert all(
+    set(method.used) <= {field.name for field in fields(AnisoAlignSettings)}
+    for method in (BuresBlock, BuresSubspace, BuresGromov)
+)
