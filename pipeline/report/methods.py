@@ -1,4 +1,4 @@
-"""The table of methods."""
+"""Methods as people know them, and the table of methods."""
 
 from __future__ import annotations
 
@@ -20,16 +20,52 @@ TABLE_METRICS = {
 TABLE_NAMES = {
     "identity": "Text (identity)",
     "centroid": "Centroid",
+    "moment": "Moment match",
+    "permuted": "Permuted images",
+    "oracle": "Oracle (uses pairs)",
+    "c3": "C3",
+    "unicorn": "Unicorn",
     "realign": "ReAlign",
+    "bures-block": "Bures by block",
+    "bures-subspace": "Bures on subspace",
+    "bures-gromov": "Bures-Gromov",
+    "anisoalign-radial": "AnisoAlign, radial start",
     "anisoalign-init": "AnisoAlign, init only",
+    "anisoalign-refine": "AnisoAlign, no losses",
+    "anisoalign-prior": "AnisoAlign, prior only",
+    "anisoalign-phase": "AnisoAlign, phase only",
     "anisoalign": "AnisoAlign",
 }
 """Methods as people know them."""
+
+CONTROLS = ("identity", "permuted", "oracle")
+"""Methods that bound the others (no alignment, no text, pairs used) and so never win."""
+
+
+def method_label(name: str) -> str:
+    """Return a method as people know it; a name that is not in the table stands for itself."""
+    return TABLE_NAMES.get(name, name)
+
+
+def contenders(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the measured methods that can win, without the controls."""
+    return [name for name in metrics["methods"] if name not in CONTROLS]
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of methods, figures to three digits."""
     return [
-        [TABLE_NAMES[name], *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
+        [method_label(name), *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
         for name, values in metrics["methods"].items()
+    ]
+
+
+def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the rows of the table of several runs: method, run, figures to three digits."""
+    names = dict.fromkeys(name for metrics in runs.values() for name in metrics["methods"])
+    return [
+        [method_label(name), label, *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
+        for name in names
+        for label, metrics in runs.items()
+        if (values := metrics["methods"].get(name))
     ]

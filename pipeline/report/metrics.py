@@ -1,0 +1,183 @@
+"""What each metric is called, which way is better, and what it says in plain words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a method: its symbol, its name, whether higher is better, its meaning."""
+
+    symbol: str
+    name: str
+    higher_is_better: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """A number about the gap before alignment: its symbol and its meaning."""
+
+    symbol: str
+    meaning: str
+
+
+METRICS = {
+    "delta_mu": Metric(
+        "δ_μ",
+        "centroid distance",
+        False,
+        "Distance between the centre of the substitutes and the centre of the images; 0 when they "
+        "coincide.",
+    ),
+    "m_z": Metric(
+        "M_Z",
+        "mixing around substitutes",
+        True,
+        "How well images and substitutes mix among the nearest neighbours of a substitute: 0 when "
+        "it sees its own kind alone, 1 when the two cannot be told apart.",
+    ),
+    "m_x": Metric(
+        "M_X",
+        "mixing around images",
+        True,
+        "The same among the nearest neighbours of an image; low when images have no substitutes "
+        "close by.",
+    ),
+    "phi": Metric(
+        "Φ",
+        "text cosine",
+        True,
+        "Mean cosine between a text and its substitute; 1 when nothing moved.",
+    ),
+    "psi": Metric(
+        "Ψ",
+        "similarity correlation",
+        True,
+        "Correlation of the similarities between texts with those between their substitutes; 1 "
+        "when the relations of all texts are kept.",
+    ),
+    "omega": Metric(
+        "Ω",
+        "neighbourhood overlap",
+        True,
+        "Mean share of a text's nearest texts that are still nearest once moved; 1 when every "
+        "neighbourhood is kept.",
+    ),
+    "a_r": Metric(
+        "A_r",
+        "residual anisotropy",
+        False,
+        "Largest eigenvalue of the residual (image minus substitute) over the mean one; 1 when "
+        "what is left points nowhere in particular.",
+    ),
+    "retrieval_r1": Metric(
+        "R@1",
+        "retrieval at 1",
+        True,
+        "Share of substitutes whose nearest image is their own.",
+    ),
+    "retrieval_r5": Metric(
+        "R@5",
+        "retrieval at 5",
+        True,
+        "Share of substitutes with their own image among the five nearest.",
+    ),
+    "retrieval_r10": Metric(
+        "R@10",
+        "retrieval at 10",
+        True,
+        "Share of substitutes with their own image among the ten nearest.",
+    ),
+    "paired_cosine": Metric(
+        "cos",
+        "paired cosine",
+        True,
+        "Mean cosine between an image and the substitute of its own caption.",
+    ),
+}
+"""Every metric of a method, in the order of the page's table."""
+
+DIAGNOSTICS = {
+    "c_lambda": Diagnostic(
+        "C_λ",
+        "Correlation of the log eigenvalues of both modalities: near 1 when their spectra have "
+        "the same shape.",
+    ),
+    "g_mu": Diagnostic("G_μ", "Distance between the two centres."),
+    "g_sigma": Diagnostic(
+        "G_Σ", "Distance between the two covariances, relative to that of the images."
+    ),
+    "residual_norm": Diagnostic(
+        "D", "Mean length of what separates a pair once both centres are removed."
+    ),
+    "residual_ratio": Diagnostic(
+        "D / mean ‖x−y‖", "Share of a pair's distance that is left once both centres are removed."
+    ),
+    "a_r": Diagnostic(
+        "A_r", "Anisotropy of that residual: largest eigenvalue over the mean one; 1 if isotropic."
+    ),
+    "d_eff": Diagnostic("d_eff", "Effective number of dimensions of the residual."),
+    "d_eff_share": Diagnostic("d_eff / d", "The same as a share of all dimensions."),
+    "eta_u": Diagnostic("η_U", "Share of the residual inside the dominant joint subspace."),
+}
+"""What is known about the gap before alignment."""
+
+_LADDER = {
+    "o": ("O", "Overlap of both modalities' main directions, the first {size} of each."),
+    "chance": ("chance", "The same overlap by chance, of random directions."),
+    "e": ("E", "Share of the residual in its main directions, the first {size}."),
+}
+_SYMBOLS = re.compile(r"(?<![\w@])(M|O|E|C|G|A|d|δ|η|chance)_(Z|X|r|q|eff|λ|μ|Σ|U|\d+)(?![\w@])")
+
+
+def diagnostic(key: str) -> Diagnostic:
+    """Return what a key of the gap means; `o_13`, `chance_13` and `e_13` speak of 13 directions."""
+    if key in DIAGNOSTICS:
+        return DIAGNOSTICS[key]
+    kind, _, size = key.partition("_")
+    if kind in _LADDER and size.isdecimal():
+        symbol, meaning = _LADDER[kind]
+        return Diagnostic(f"{symbol}_{size}", meaning.format(size=size))
+    return Diagnostic(key, "")
+
+
+def split_symbols(text: str) -> list[tuple[str, str]]:
+    """Return text as pieces (plain, subscript): "by M_Z" is [("by M", "Z"), ("", "")]."""
+    pieces: list[tuple[str, str]] = []
+    end = 0
+    for match in _SYMBOLS.finditer(text):
+        pieces.append((text[end : match.end(1)], match.group(2)))
+        end = match.end()
+    return [*pieces, (text[end:], "")]
+
+
+def mixing(m_z: float, m_x: float) -> float:
+    """Return the harmonic mean of M_Z and M_X: low as soon as one of them is."""
+    return 2 * m_z * m_x / (m_z + m_x) if m_z + m_x > 0 else 0.0
+
+
+def interval(metrics: Mapping[str, Any], name: str, metric: str) -> tuple[float, float] | None:
+    """Return the 95 % interval of a method's metric, None where none was measured."""
+    found = metrics.get("intervals", {}).get(name, {}).get(metric)
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def mixing_interval(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Return the range of `mixing` over the intervals of M_Z and M_X."""
+    first, second = interval(metrics, name, "m_z"), interval(metrics, name, "m_x")
+    if first is None or second is None:
+        return None
+    return mixing(first[0], second[0]), mixing(first[1], second[1])
+
+
+def figure_text(value: float) -> str:
+    """Return a number to three digits after the point, one from ten on."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,150 @@
+"""The report of an evaluation: one page that needs nothing else, and its figures as files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from pipeline.report.figures import draw_figures
+from pipeline.report.figures.drawing import Drawing, png, svg
+from pipeline.report.methods import CONTROLS, contenders, method_label
+from pipeline.report.metrics import METRICS, diagnostic, figure_text, interval, split_symbols
+from pipeline.report.verdict import verdict
+from pipeline.storage.locations import write_bytes
+
+
+@dataclass(frozen=True)
+class _ShownFigure:
+    name: str
+    caption: str
+    svg: Markup
+
+
+def write_report(
+    folder: Path, metrics: Mapping[str, Any], curves: Mapping[str, Any], title: str
+) -> Path:
+    """Write index.html and figures/NAME.png and .svg into a folder; returns the page's path.
+
+    `metrics` and `curves` are what metrics.json and curves.json hold. The page holds its figures
+    and styles and loads nothing. The same input gives the same bytes.
+    """
+    html = render(
+        "report.html",
+        title=title,
+        verdict=verdict(metrics),
+        rows=_method_rows(metrics),
+        has_intervals=bool(metrics.get("intervals")),
+        gap=[
+            {"key": key, "text": figure_text(value), "exact": repr(float(value)), **_meaning(key)}
+            for key, value in metrics["gap"].items()
+        ],
+        sections=write_figures(folder, draw_figures(metrics, curves)),
+        facts=facts(metrics),
+    )
+    return write_page(folder, html)
+
+
+def write_figures(
+    folder: Path, sections: Mapping[str, Sequence[Drawing]]
+) -> dict[str, list[_ShownFigure]]:
+    """Write figures/NAME.png and .svg; returns what the page shows, by section."""
+    target = folder / "figures"
+    shown: dict[str, list[_ShownFigure]] = {}
+    for section, drawings in sections.items():
+        for drawing in drawings:
+            text = svg(drawing)
+            write_bytes(str(target / f"{drawing.name}.svg"), text.encode())
+            write_bytes(str(target / f"{drawing.name}.png"), png(drawing))
+            figure = _ShownFigure(drawing.name, drawing.caption, Markup(text))
+            shown.setdefault(section, []).append(figure)
+    return shown
+
+
+def write_page(folder: Path, html: str) -> Path:
+    """Write index.html, after all that it refers to; returns its path."""
+    path = folder / "index.html"
+    write_bytes(str(path), html.encode())
+    return path
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page of the report's look; all values are escaped."""
+    return _environment().get_template(template).render(metrics=METRICS, **values)
+
+
+def facts(metrics: Mapping[str, Any]) -> str:
+    """Return what the numbers rest on: pairs, what was fitted on, seed, splits."""
+    splits, fitting = metrics.get("splits", 1), metrics.get("fitting")
+    pairs = f"{metrics['n']:,} held-out pairs"
+    if fitting and fitting["separate"]:
+        over = "" if splits == 1 else f", the mean of {splits} fits from this seed on"
+        return f"{pairs}, {_fitted_on(fitting)} of their own, seed {metrics['seed']}{over}."
+    over = "one split" if splits == 1 else f"the mean of {splits} splits"
+    if fitting:
+        over += f", {_fitted_on(fitting)}"
+    return f"{pairs}, {over}, seed {metrics['seed']}."
+
+
+def _fitted_on(fitting: Mapping[str, Any]) -> str:
+    return f"fitted on {fitting['images']:,} images and {fitting['texts']:,} unpaired texts"
+
+
+def _method_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    best = {metric: _best(metrics, metric) for metric in METRICS}
+    rows = []
+    for name, values in metrics["methods"].items():
+        cells = []
+        for metric in METRICS:
+            value, known = values[metric], interval(metrics, name, metric)
+            cells.append(
+                {
+                    "metric": metric,
+                    "text": figure_text(value),
+                    "exact": repr(float(value)),
+                    "best": name not in CONTROLS and value == best[metric],
+                    "interval": "–".join(map(figure_text, known)) if known else "",
+                }
+            )
+        rows.append(
+            {"name": name, "label": method_label(name), "control": name in CONTROLS, "cells": cells}
+        )
+    return rows
+
+
+def _best(metrics: Mapping[str, Any], metric: str) -> float | None:
+    values = [metrics["methods"][name][metric] for name in contenders(metrics)]
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return None
+    return max(known) if METRICS[metric].higher_is_better else min(known)
+
+
+def _meaning(key: str) -> dict[str, str]:
+    found = diagnostic(key)
+    return {"symbol": found.symbol, "meaning": found.meaning}
+
+
+def _symbols(text: str) -> Markup:
+    """Return text with symbols such as M_Z set with subscripts, the rest escaped."""
+    return Markup("").join(
+        escape(before) + (Markup("<sub>{}</sub>").format(below) if below else "")
+        for before, below in split_symbols(text)
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["symbols"] = _symbols
+    return environment
