@@ -121,6 +121,13 @@ def test_nothing_near_is_not_guessed():
         ({"align": {"method": "oracle"}}, "align.method: oracle is a diagnostic method"),
         ({"align": {"ridge": -0.1}}, "align.ridge"),
         ({"align": {"displacement": 1.5}}, "align.displacement"),
+        ({"align": {"init": "bures"}}, "align.init"),
+        ({"align": {"shrinkage": "oas"}}, "align.shrinkage"),
+        ({"align": {"isometry_weight": -1.0}}, "align.isometry_weight"),
+        ({"align": {"isometry_weight": float("inf")}}, "align.isometry_weight"),
+        ({"align": {"refiner": {"bounds": "loose"}}}, "align.refiner.bounds"),
+        ({"align": {"refiner": {"harmonics": 0}}}, "align.refiner.harmonics"),
+        ({"align": {"prior": {"harmonics": 1.5}}}, "align.prior.harmonics"),
         ({"align": {"moment": {"map": "linear"}}}, "align.moment.map"),
         ({"align": {"permuted": {"images": 0}}}, "align.permuted.images"),
         ({"align": {"oracle": {"share": 2.0}}}, "align.oracle.share"),
@@ -150,6 +157,12 @@ def test_every_mistake_is_named_once():
     assert message.count(";") >= 2
     for said in ("sead", "units.rows_per_shard", "align.rank"):
         assert said in message
+
+
+def test_a_mixing_may_be_learned_and_every_start_be_named():
+    for init in ("radial", "block", "subspace", "gromov"):
+        config = parse_config({"align": {"mixing": "learned", "init": init}})
+        assert (config.align.mixing, config.align.init) == ("learned", init)
 
 
 @pytest.mark.parametrize("rank", ["auto", 2, 64])

@@ -123,7 +123,7 @@ class RefinerSettings:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    bounds: Literal["fixed", "adaptive"] = "fixed"
+    bounds: Literal["fixed", "adaptive"] = "adaptive"
     """Bounds as they are, or in units of the target's own spread in each block: its circular
     standard deviation of the phase, and that of the log radius."""
     phase_bound: float = 0.05
@@ -174,7 +174,7 @@ class AnisoAlignSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     rank: int | Literal["auto"] = "auto"
-    mixing: Literal["learned", "random", "identity"] = "random"
+    mixing: Literal["learned", "random", "identity"] = "learned"
     """R of the blocks: learned for stable image phases, Haar-random, or the identity."""
     ridge: float = 0.0
     """lambda of the joint structure matrix."""

@@ -121,8 +121,8 @@ class BuresGromov(SubspaceTransport):
     `bures-subspace` pays for the distance that rows move. What consistency (Psi, Omega) measures
     is another thing: the inner products of texts among themselves, which any rotation keeps. So A
     minimises B^2(A S A^T, Q) + (1 - t) / t E||A y - y||^2 + g E(<A y, A y'> - <y, y'>)^2
-    (`pipeline.geometry.gromov_transport`, with its derivation and units); g = 0 is
-    `bures-subspace` exactly.
+    (`pipeline.geometry.gromov_transport`, with its derivation and units); with g = 0 and texts
+    that spread in all of U it is `bures-subspace`.
     """
 
     method = "bures-gromov"

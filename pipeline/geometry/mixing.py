@@ -12,7 +12,7 @@ from pipeline.geometry.polar import to_polar
 
 Mixing = Literal["learned", "random", "identity"]
 
-MIXING_ROWS = 16_384
+MIXING_ROWS = 4_096
 """Image rows that learning a mixing looks at, at most."""
 
 _STEPS = 300
@@ -71,7 +71,8 @@ def learned_mixing(coordinates: Tensor, seed: int) -> Tensor:
     start = _haar_matrix(rank, seed)
     stride = -(-coordinates.shape[0] // MIXING_ROWS)
     rows = coordinates[::stride].to(torch.float64) @ start
-    turn = nn.Linear(rank, rank, bias=False, dtype=torch.float64)
+    # Drawn weights would take from torch's global generator, and be written over.
+    turn = nn.utils.skip_init(nn.Linear, rank, rank, bias=False, dtype=torch.float64)
     nn.init.eye_(turn.weight)
     nn.utils.parametrizations.orthogonal(turn, orthogonal_map="cayley")
     optimizer = torch.optim.Adam(turn.parameters(), lr=_LEARNING_RATE)

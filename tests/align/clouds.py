@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,14 @@ WIDTH, RANK, BLOCKS = 12, 6, 3
 
 SMALL = AlignSettings(
     rank=RANK,
+    mixing="random",
     prior=PriorSettings(neighbours=1, width=24, steps=30, batch_size=64),
-    refiner=RefinerSettings(width=24, steps=20, batch_size=64),
+    refiner=RefinerSettings(bounds="fixed", width=24, steps=20, batch_size=64),
 )
+"""Small, with the default start (gromov, on shrunk covariances); nothing learned but networks."""
+
+RADIAL = replace(SMALL, init="radial", shrinkage="none")
+"""The paper's own start, on covariances as they are."""
 
 
 def clouds(images: int = 500, texts: int = 600, seed: int = 0) -> tuple[Tensor, Tensor]:

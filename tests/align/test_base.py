@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.align import create_aligner
 from pipeline.align.base import NotFittedError, check_clouds, normalise
 from pipeline.align.settings import METHODS, PAIRED_METHODS
+from pipeline.geometry.mixing import MIXING_ROWS
 from pipeline.geometry.moments import MeanSum, Moments
 from tests.align.clouds import SMALL, WIDTH, clouds, fitted
 
@@ -83,7 +86,7 @@ def test_two_fits_give_the_same_bits(method):
 
 
 def test_the_methods_that_calibrate():
-    bures = {"bures-block", "bures-subspace"}
+    bures = {"bures-block", "bures-subspace", "bures-gromov"}
     assert {m for m in CALIBRATED if not m.startswith("anisoalign")} == {"realign"} | bures
 
 
@@ -119,6 +122,27 @@ def test_methods_without_calibration_ignore_it(method):
     aligner.calibrate(aligner.mean_of_mapped(TEXT))
     assert aligner.calibration is None
     assert torch.equal(aligner.transform(TEXT), before)
+
+
+@EVERY
+def test_only_some_look_at_image_rows_beside_the_moments(method):
+    assert create_aligner(method, SMALL).images_wanted == (16_384 if method == "permuted" else 0)
+    learned = create_aligner(method, replace(SMALL, mixing="learned")).images_wanted
+    blocks = method.startswith("anisoalign") or method == "bures-block"
+    assert learned == (MIXING_ROWS if blocks else 16_384 if method == "permuted" else 0)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("anisoalign")])
+def test_moments_and_the_images_wanted_are_all_that_a_fit_needs(method):
+    aligner = create_aligner(method, SMALL)
+    images = IMAGE if aligner.images_wanted else None
+    aligner.fit_moments(Moments.of(IMAGE), Moments.of(TEXT), images)
+    expected = create_aligner(method, SMALL).fit(IMAGE, TEXT).tensors()
+    assert {name for name in expected if not name.startswith("calibration")} == set(
+        aligner.tensors()
+    )
+    for name, tensor in aligner.tensors().items():
+        assert torch.equal(tensor, expected[name])
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.align.prior import (
     ScoreNetwork,
     noise_scales,
+    phase_features,
     score_matching_loss,
     wrapped_gaussian_log_density,
     wrapped_gaussian_score,
@@ -92,16 +93,30 @@ def test_wrapped_score_is_finite_far_from_a_narrow_centre():
 
 
 @settings(max_examples=30)
-@given(seed=st.integers(0, 2**32), turns=st.lists(st.integers(-3, 3), min_size=4, max_size=4))
-def test_score_network_is_periodic(seed, turns):
+@given(
+    seed=st.integers(0, 2**32),
+    turns=st.lists(st.integers(-3, 3), min_size=4, max_size=4),
+    harmonics=st.sampled_from([1, 3]),
+)
+def test_score_network_is_periodic(seed, turns, harmonics):
     torch.manual_seed(seed)
-    network = ScoreNetwork(4, 16).double()
+    network = ScoreNetwork(4, 16, harmonics).double()
     phase, log_radius = gaussian(5, 4, seed), gaussian(5, 4, seed + 1)
     scale = torch.full((5, 1), 0.3).double()
     turned = phase + 2 * math.pi * torch.tensor(turns).double()
     found = network(turned, scale, log_radius)
     assert found.shape == (5, 4)
     torch.testing.assert_close(found, network(phase, scale, log_radius), rtol=1e-9, atol=1e-10)
+
+
+def test_harmonics_are_sines_and_cosines_of_multiples():
+    phase = gaussian(5, 2, 0)
+    angles = [order * phase.numpy() for order in (1, 2, 3)]
+    expected = np.concatenate([turn(a) for a in angles for turn in (np.sin, np.cos)], axis=1)
+    np.testing.assert_allclose(phase_features(phase, 3), expected)
+    assert torch.equal(phase_features(phase, 1), torch.cat((phase.sin(), phase.cos()), dim=1))
+    # Half a turn looks the same to even multiples alone: the first harmonic has to be there.
+    assert not torch.allclose(phase_features(phase + math.pi, 3), phase_features(phase, 3))
 
 
 def test_score_network_divides_by_the_standard_deviation():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pipeline.align.polar_statistics import PolarStatistics
 from pipeline.align.refiner import (
     Bounds,
     Parts,
@@ -14,6 +15,7 @@ from pipeline.align.refiner import (
     bounded_refinement,
     phase_consistency_loss,
 )
+from pipeline.align.settings import RefinerSettings
 from pipeline.geometry.circular import CircularSums, PhaseStructure
 from pipeline.geometry.frame import fixed_frame
 from pipeline.geometry.polar import EPSILON, Polar, from_polar, wrap
@@ -24,6 +26,11 @@ ROWS, WIDTH, BLOCKS = 4, 7, 3
 def gaussian(rows, width, seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, width, generator=generator, dtype=torch.float64)
+
+
+def fixed(phase, log_radius, complement):
+    """The same bounds in every block."""
+    return Bounds(torch.full((BLOCKS,), phase), torch.full((BLOCKS,), log_radius), complement)
 
 
 def frame():
@@ -56,6 +63,9 @@ def structure(blocks=BLOCKS):
 )
 def test_bounds_hold_for_any_output(dtype, output, phase, log_radius, complement):
     initial = Parts(*(part.to(dtype) for part in parts()))
+    phase, log_radius = (
+        torch.tensor([1.0, 0.3, 0.0], dtype=dtype) * b for b in (phase, log_radius)
+    )
     bounds = Bounds(phase, log_radius, complement)
     refined = bounded_refinement(
         initial, torch.from_numpy(output).to(dtype), frame().to(dtype), bounds
@@ -69,12 +79,13 @@ def test_bounds_hold_for_any_output(dtype, output, phase, log_radius, complement
 
 
 def test_bounded_refinement_against_plain_numpy():
-    initial, output, bounds = parts(), gaussian(ROWS, 2 * BLOCKS + WIDTH, 9), Bounds(0.3, 0.2, 0.02)
-    refined = bounded_refinement(initial, output, frame(), bounds)
+    initial, output = parts(), gaussian(ROWS, 2 * BLOCKS + WIDTH, 9)
+    phase, radius = (torch.tensor(b).double() for b in ([0.3, 0.1, 0.0], [0.2, 0.0, 0.4]))
+    refined = bounded_refinement(initial, output, frame(), Bounds(phase, radius, 0.02))
     raw, basis = output.numpy(), frame().basis.numpy()
-    turned = initial.phase.numpy() + 0.3 * np.tanh(raw[:, :BLOCKS])
+    turned = initial.phase.numpy() + phase.numpy() * np.tanh(raw[:, :BLOCKS])
     np.testing.assert_allclose(np.exp(1j * refined.phase), np.exp(1j * turned), atol=1e-12)
-    factor = np.exp(0.2 * np.tanh(raw[:, BLOCKS : 2 * BLOCKS]))
+    factor = np.exp(radius.numpy() * np.tanh(raw[:, BLOCKS : 2 * BLOCKS]))
     np.testing.assert_allclose(refined.radius, initial.radius.numpy() * factor)
     change = raw[:, 2 * BLOCKS :]
     change = change - change @ basis @ basis.T
@@ -88,13 +99,14 @@ def test_refiner_starts_at_the_initialization_exactly():
     initial = Parts(radius, wrap(phase), complement)
     output = network(initial)
     assert torch.equal(output, torch.zeros(300, 2 * BLOCKS + WIDTH))
-    refined = bounded_refinement(initial, output, frame().to(torch.float32), Bounds(0.3, 0.2, 0.02))
+    refined = bounded_refinement(initial, output, frame().to(torch.float32), fixed(0.3, 0.2, 0.02))
     for before, after in zip(initial, refined, strict=True):
         assert torch.equal(before, after)
 
 
-def test_refiner_sees_phases_as_directions():
-    network = RefinerNetwork(BLOCKS, WIDTH, 16).double()
+@pytest.mark.parametrize("harmonics", [1, 3])
+def test_refiner_sees_phases_as_directions(harmonics):
+    network = RefinerNetwork(BLOCKS, WIDTH, 16, harmonics).double()
     torch.nn.init.normal_(network.exit.weight)
     initial = parts()
     turned = initial._replace(phase=initial.phase + 2 * math.pi)
@@ -102,6 +114,46 @@ def test_refiner_sees_phases_as_directions():
     for field in Parts._fields:
         changed = initial._replace(**{field: getattr(initial, field) + 0.1})
         assert not torch.allclose(network(initial), network(changed))
+
+
+def spread_of(deviation, spread, rows=20_000):
+    """Statistics of wrapped Gaussian phases and log-normal radii of known spread."""
+    phase = wrap(gaussian(rows, BLOCKS, 0) * deviation + torch.tensor([0.0, 1.0, 3.0]))
+    return PolarStatistics.of(Polar(torch.exp(gaussian(rows, BLOCKS, 1) * spread - 2), phase))
+
+
+def test_fixed_bounds_are_the_settings():
+    settings = RefinerSettings(
+        bounds="fixed", phase_bound=0.3, log_radius_bound=0.2, complement_bound=0.1
+    )
+    bounds = Bounds.of(settings, spread_of(torch.ones(BLOCKS), torch.ones(BLOCKS), 50))
+    assert (bounds.phase.tolist(), bounds.log_radius.tolist()) == ([0.3] * 3, [0.2] * 3)
+    assert bounds.complement == 0.1
+    assert bounds.to("cpu").phase.dtype == torch.float32
+
+
+def test_adaptive_bounds_are_in_units_of_the_targets_spread():
+    settings = RefinerSettings(bounds="adaptive", phase_bound=0.5, log_radius_bound=0.25)
+    deviation, spread = (
+        torch.tensor([0.1, 0.8, 1.6]).double(),
+        torch.tensor([0.02, 0.3, 1]).double(),
+    )
+    bounds = Bounds.of(settings, spread_of(deviation, spread))
+    # |E e^{i theta}| = exp(-sigma^2 / 2) for a wrapped Gaussian: its circular deviation is sigma.
+    torch.testing.assert_close(bounds.phase, 0.5 * deviation, rtol=0.03, atol=0)
+    torch.testing.assert_close(bounds.log_radius, 0.25 * spread, rtol=0.03, atol=0)
+    assert bounds.complement == settings.complement_bound
+
+
+def test_adaptive_bounds_of_phases_without_direction_or_without_spread():
+    settings = RefinerSettings(bounds="adaptive", phase_bound=2.0)
+    free = torch.linspace(-math.pi, math.pi, 9).double()[:-1].unsqueeze(1).repeat(1, BLOCKS)
+    radius = torch.ones_like(free)
+    reached = Bounds.of(settings, PolarStatistics.of(Polar(radius, free)))
+    assert reached.phase.tolist() == pytest.approx([math.pi] * BLOCKS)
+    assert reached.log_radius.tolist() == [0] * BLOCKS
+    stuck = Bounds.of(settings, PolarStatistics.of(Polar(radius, torch.ones_like(free))))
+    assert stuck.phase.abs().max() < 1e-6
 
 
 def test_rebuild_gives_unit_rows_of_both_parts():

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pipeline.align.settings import (
     AnisoAlignSettings,
     C3Settings,
     MomentSettings,
+    NoiseSettings,
     OracleSettings,
     PermutedSettings,
 )
@@ -26,13 +27,19 @@ CHANGED = AlignSettings(
     rank=4,
     mixing="identity",
     ridge=0.1,
+    shrinkage="none",
+    init="radial",
     displacement=0.3,
+    isometry_weight=3.0,
+    noise=NoiseSettings(smallest=0.1, largest=0.9, levels=5),
     moment=MomentSettings(map="whitening"),
     permuted=PermutedSettings(images=40),
     oracle=OracleSettings(share=0.25, directions=3),
     c3=C3Settings(deviation=0.2),
-    prior=SMALL.prior,
-    refiner=SMALL.refiner,
+    prior=replace(SMALL.prior, harmonics=3, drift_step=0.2),
+    refiner=replace(
+        SMALL.refiner, bounds="adaptive", phase_bound=0.4, harmonics=2, prior_weight=2.0
+    ),
 )
 """Nothing at its default."""
 
@@ -43,7 +50,10 @@ def substitutes(aligner):
     return aligner.transform(TEXT)
 
 
-@pytest.mark.parametrize("settings", [SMALL, CHANGED], ids=["small", "changed"])
+LEARNED = replace(SMALL, rank=4, mixing="learned", init="block")
+
+
+@pytest.mark.parametrize("settings", [SMALL, CHANGED, LEARNED], ids=["small", "changed", "learned"])
 @pytest.mark.parametrize("method", METHODS)
 def test_save_and_load_keep_every_bit(method, settings, tmp_path):
     aligner = fitted(method, settings, seed=2)
@@ -56,6 +66,21 @@ def test_save_and_load_keep_every_bit(method, settings, tmp_path):
     assert (loaded.calibration is None) == (aligner.calibration is None)
     assert loaded.save(str(tmp_path / "second"), provenance) == fingerprint
     assert read_artifact(str(tmp_path / "second"))[0]["provenance"] == provenance
+
+
+@pytest.mark.parametrize("init", ["radial", "block", "subspace", "gromov"])
+@pytest.mark.parametrize("bounds", ["fixed", "adaptive"])
+def test_every_start_and_bound_is_kept(init, bounds, tmp_path):
+    refiner = replace(SMALL.refiner, bounds=bounds, harmonics=3)
+    prior = replace(SMALL.prior, harmonics=2)
+    aligner = fitted("anisoalign", replace(SMALL, init=init, refiner=refiner, prior=prior))
+    aligner.save(str(tmp_path))
+    loaded = load_aligner(str(tmp_path))
+    assert loaded.settings == aligner.settings
+    assert torch.equal(loaded.transform(TEXT), aligner.transform(TEXT))
+    kept = loaded.tensors()
+    assert kept.keys() == aligner.tensors().keys()
+    assert any(name.startswith("radial.") for name in kept) == (init == "radial")
 
 
 def test_fingerprint_follows_the_content(tmp_path):
@@ -80,9 +105,11 @@ def test_create_by_name(method):
     assert aligner.method == method
     if method.startswith("anisoalign"):
         used = {one.name: getattr(SMALL, one.name) for one in fields(AnisoAlignSettings)}
-        assert aligner.settings == AnisoAlignSettings(**used)
+        assert aligner.settings == type(aligner).adapted(AnisoAlignSettings(**used))
         assert aligner.seed == 3
-        assert create_aligner(method).settings == AnisoAlignSettings()
+        plain = create_aligner(method).settings
+        assert plain == type(aligner).adapted(AnisoAlignSettings())
+        assert (plain == AnisoAlignSettings()) == (method in ("anisoalign", "anisoalign-init"))
 
 
 OWN = {
@@ -94,8 +121,9 @@ OWN = {
     "c3": {"deviation", "seed"},
     "unicorn": set(),
     "realign": set(),
-    "bures-block": {"rank", "mixing", "ridge", "displacement", "seed"},
-    "bures-subspace": {"rank", "mixing", "ridge", "displacement", "seed"},
+    "bures-block": {"rank", "mixing", "ridge", "shrinkage", "displacement", "seed"},
+    "bures-subspace": {"rank", "ridge", "shrinkage", "displacement", "seed"},
+    "bures-gromov": {"rank", "ridge", "shrinkage", "displacement", "isometry_weight", "seed"},
 }
 
 
@@ -105,6 +133,13 @@ def test_the_configuration_is_what_the_method_uses_and_no_more(method):
     changed = create_aligner(method, CHANGED, 1).configuration()
     assert set(plain) == set(changed) == {"method"} | OWN[method]
     assert {name for name in plain if plain[name] != changed[name]} == OWN[method]
+
+
+def test_nothing_of_the_changed_settings_is_at_its_default():
+    plain = AlignSettings()
+    for one in fields(AlignSettings):
+        if one.name != "method":
+            assert getattr(CHANGED, one.name) != getattr(plain, one.name), one.name
 
 
 def test_unknown_methods(tmp_path):

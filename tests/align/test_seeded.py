@@ -4,6 +4,7 @@ import torch
 
 from pipeline.align import C3, Centroid, Permuted
 from pipeline.align.seeded import gaussian_rows, row_keys
+from pipeline.geometry.alignment_metrics import local_mixing
 from pipeline.geometry.moments import Moments
 from tests.align.clouds import WIDTH, clouds
 
@@ -82,3 +83,10 @@ def test_permuted_keeps_the_same_images_in_whatever_order_they_come():
     assert kept.shape == (images, WIDTH)
     assert torch.equal(kept, turned.tensors()["images"])
     assert not torch.equal(kept, Permuted(images, seed=1).fit(IMAGE, TEXT).tensors()["images"])
+
+
+def test_permuted_mixes_with_other_images_as_random_labels_do():
+    images, texts = clouds(8000, 600)
+    substitutes = Permuted().fit(images[600:], texts).transform(texts)
+    assert local_mixing(images[:600], substitutes) == pytest.approx((1, 1), abs=0.03)
+    assert max(local_mixing(images[:600], texts)) < 0.7

@@ -24,6 +24,9 @@ def test_defaults_are_valid():
     settings = AlignSettings()
     assert settings.method in METHODS
     assert settings.rank == "auto"
+    assert (settings.init, settings.displacement) == ("gromov", 0.4)
+    assert settings.shrinkage == "ledoit-wolf"
+    assert (settings.refiner.phase_bound, settings.refiner.log_radius_bound) == (0.05, 0.05)
 
 
 def test_a_run_may_have_every_method_that_needs_no_pairs():
@@ -39,16 +42,27 @@ def test_a_run_may_have_every_method_that_needs_no_pairs():
         (NoiseSettings, {"levels": 0}, "levels"),
         (PriorSettings, {"neighbours": 0}, "neighbours"),
         (PriorSettings, {"width": 0}, r"prior\.width"),
+        (PriorSettings, {"harmonics": 0}, r"prior\.harmonics"),
+        (PriorSettings, {"drift_step": -0.1}, r"prior\.drift_step"),
         (PriorSettings, {"steps": -1}, r"prior\.steps"),
         (PriorSettings, {"batch_size": 0}, r"prior\.batch_size"),
         (PriorSettings, {"learning_rate": 0.0}, r"prior\.learning_rate"),
         (RefinerSettings, {"phase_bound": -0.1}, r"refiner\.phase_bound"),
         (RefinerSettings, {"log_radius_bound": -0.1}, r"refiner\.log_radius_bound"),
         (RefinerSettings, {"complement_bound": -0.1}, r"refiner\.complement_bound"),
+        (RefinerSettings, {"bounds": "loose"}, r"refiner\.bounds must be fixed or adaptive"),
+        (RefinerSettings, {"prior_weight": -1.0}, r"refiner\.prior_weight"),
+        (RefinerSettings, {"phase_weight": -1.0}, r"refiner\.phase_weight"),
+        (RefinerSettings, {"harmonics": 0}, r"refiner\.harmonics"),
         (RefinerSettings, {"steps": -1}, r"refiner\.steps"),
         (AnisoAlignSettings, {"rank": 3}, "even number"),
         (AnisoAlignSettings, {"rank": 0}, "even number"),
         (AnisoAlignSettings, {"ridge": -1.0}, "ridge"),
+        (AnisoAlignSettings, {"ridge": float("inf")}, "ridge must be finite"),
+        (AnisoAlignSettings, {"displacement": float("nan")}, "displacement"),
+        (AnisoAlignSettings, {"isometry_weight": -1.0}, "isometry_weight must be finite"),
+        (AnisoAlignSettings, {"isometry_weight": float("inf")}, "isometry_weight must be finite"),
+        (AnisoAlignSettings, {"isometry_weight": float("nan")}, "isometry_weight must be finite"),
         (AlignSettings, {"rank": 3}, "even number"),
         (AlignSettings, {"displacement": -0.1}, "displacement"),
         (AlignSettings, {"displacement": 1.1}, "displacement"),

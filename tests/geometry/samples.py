@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.geometry.mixing import mixing_matrix
 from pipeline.geometry.polar import Polar
 
 
@@ -19,6 +20,11 @@ def gaussian(rows: int, width: int, seed: int, dtype: torch.dtype = torch.float6
 def unit_rows(rows: int, width: int, seed: int) -> Tensor:
     """Return rows on the unit sphere."""
     return torch.nn.functional.normalize(gaussian(rows, width, seed), dim=1)
+
+
+def rotation(width: int, seed: int) -> Tensor:
+    """Return a Haar-random orthogonal matrix."""
+    return mixing_matrix("random", width, seed, None)
 
 
 def covariance(width: int, seed: int) -> Tensor:

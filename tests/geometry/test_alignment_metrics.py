@@ -20,9 +20,8 @@ from pipeline.geometry.alignment_metrics import (
     similarity_correlation,
 )
 from pipeline.geometry.bootstrap import Resamples
-from pipeline.geometry.frame import mixing_matrix
 from tests.geometry.paired import ROWS, WIDTH, normalised, pairs
-from tests.geometry.samples import gaussian, unit_rows
+from tests.geometry.samples import gaussian, rotation, unit_rows
 
 K = 5
 
@@ -115,9 +114,9 @@ def test_identical_clouds_are_retrieved_whole():
 def test_metrics_ignore_the_order_of_pairs_and_a_common_rotation():
     image, text, substitute = pairs()
     found = alignment_metrics(image, text, substitute, K)
-    rotation = mixing_matrix("random", WIDTH, 0)
+    turn = rotation(WIDTH, 0)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
-    moved = alignment_metrics(*(rows[order] @ rotation for rows in (image, text, substitute)), K)
+    moved = alignment_metrics(*(rows[order] @ turn for rows in (image, text, substitute)), K)
     # The pairs of Psi are drawn by position.
     assert moved["psi"] == pytest.approx(found["psi"], rel=0.06)
     exact = found.keys() - {"psi"}

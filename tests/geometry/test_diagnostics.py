@@ -11,10 +11,9 @@ from pipeline.geometry.diagnostics import (
     spectral_correlation,
     subspace_overlap,
 )
-from pipeline.geometry.frame import mixing_matrix
 from pipeline.geometry.moments import Moments
 from tests.geometry.paired import WIDTH, pairs
-from tests.geometry.samples import gaussian, unit_rows
+from tests.geometry.samples import gaussian, rotation, unit_rows
 
 
 @pytest.mark.parametrize("rows", [30, 200])
@@ -57,8 +56,8 @@ def test_isotropic_residuals_have_no_anisotropy():
 
 def test_random_subspaces_overlap_by_chance():
     spectrum = torch.diag(torch.linspace(2, 1, WIDTH).double())
-    rotations = [mixing_matrix("random", WIDTH, seed) for seed in range(40)]
-    covariances = [rotation @ spectrum @ rotation.T for rotation in rotations]
+    turns = [rotation(WIDTH, seed) for seed in range(40)]
+    covariances = [turn @ spectrum @ turn.T for turn in turns]
     for q in (4, 10):
         overlaps = [
             subspace_overlap(a, b, q)

@@ -11,10 +11,10 @@ from pipeline.geometry.frame import (
     dominant_basis,
     fixed_frame,
     joint_structure_matrix,
-    mixing_matrix,
 )
+from pipeline.geometry.mixing import learned_mixing
 from pipeline.geometry.moments import Moments
-from tests.geometry.samples import covariance, gaussian
+from tests.geometry.samples import covariance, gaussian, rotation
 
 WIDTH, RANK = 10, 4
 
@@ -43,26 +43,13 @@ def test_mixing_keeps_the_span_and_stays_orthogonal(mixing, seed, rank):
     torch.testing.assert_close(mixed @ mixed.T, plain @ plain.T)
 
 
-def test_mixing_is_seeded():
-    assert torch.equal(mixing_matrix("random", 6, 1), mixing_matrix("random", 6, 1))
-    assert not torch.allclose(mixing_matrix("random", 6, 1), mixing_matrix("random", 6, 2))
-    assert torch.equal(mixing_matrix("identity", 6, 1), torch.eye(6, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"align\.mixing must be random or identity"):
-        mixing_matrix("haar", 6, 1)
-
-
-def test_random_mixing_is_haar():
-    draws = torch.stack([mixing_matrix("random", 4, seed) for seed in range(4000)])
-    # Haar on O(r): entries have mean 0 and variance 1 / r, the trace has variance 1, both
-    # determinants are equally likely. QR without the sign correction gives a trace far from 0.
-    torch.testing.assert_close(draws.mean(dim=0), torch.zeros(4, 4).double(), atol=0.04, rtol=0)
-    torch.testing.assert_close(
-        draws.var(dim=0), torch.full((4, 4), 0.25).double(), atol=0.02, rtol=0
-    )
-    trace = draws.diagonal(dim1=1, dim2=2).sum(dim=1)
-    assert abs(trace.mean()) < 0.06
-    assert abs(trace.var() - 1) < 0.08
-    assert abs((torch.linalg.det(draws) > 0).double().mean() - 0.5) < 0.04
+def test_a_learned_mixing_is_that_of_the_images_in_the_plain_basis():
+    structure, images = covariance(WIDTH, 3), gaussian(60, WIDTH, 1) + 1
+    plain = dominant_basis(structure, RANK)
+    found = fixed_frame(structure, RANK, "learned", 5, images.float()).basis
+    expected = plain @ learned_mixing(images.float().double() @ plain, 5)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found @ found.T, plain @ plain.T)
 
 
 def test_coordinates_and_complement_take_embeddings_apart():
@@ -102,22 +89,22 @@ def test_frame_converts():
 )
 def test_chosen_rank_can_be_used(width, images, decay, seed):
     spectrum = torch.exp(-decay * torch.linspace(0, 1, width, dtype=torch.float64))
-    rotation = mixing_matrix("random", width, seed % 2**60)
-    rank = choose_rank(rotation @ torch.diag(spectrum) @ rotation.T, images)
+    turn = rotation(width, seed % 2**60)
+    rank = choose_rank(turn @ torch.diag(spectrum) @ turn.T, images)
     check_rank(rank, width, images)
 
 
 def test_chosen_rank_holds_nearly_all_of_the_trace():
     def spectrum(*eigenvalues):
-        rotation = mixing_matrix("random", len(eigenvalues), 0)
-        return rotation @ torch.diag(torch.tensor(eigenvalues).double()) @ rotation.T
+        turn = rotation(len(eigenvalues), 0)
+        return turn @ torch.diag(torch.tensor(eigenvalues).double()) @ turn.T
 
     assert choose_rank(spectrum(*[1.0] * 16, *[0.0] * 24), 1000) == 16
     assert choose_rank(spectrum(*[1.0] * 15, *[0.0] * 25), 1000) == 16
     assert choose_rank(spectrum(*[1.0] * 16, *[0.005] * 24), 1000) == 16
     assert choose_rank(spectrum(*[1.0] * 16, *[0.01] * 24), 1000) == 24
     assert choose_rank(spectrum(1.0, *[0.0] * 9), 1000) == 2
-    assert choose_rank(torch.eye(80).double(), 1000) == 32
+    assert choose_rank(torch.eye(80).double(), 1000) == 64
     assert choose_rank(torch.eye(80).double(), 12) == 10
 
 
