@@ -174,7 +174,7 @@ class AnisoAlignSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     rank: int | Literal["auto"] = "auto"
-    mixing: Literal["learned", "random", "identity"] = "learned"
+    mixing: Literal["learned", "random", "identity"] = "random"
     """R of the blocks: learned for stable image phases, Haar-random, or the identity."""
     ridge: float = 0.0
     """lambda of the joint structure matrix."""

@@ -65,7 +65,9 @@ def phase_stability(coordinates: Tensor, neighbours: int = 4) -> Tensor:
 def learned_mixing(coordinates: Tensor, seed: int) -> Tensor:
     """Return the R in O(r) that gradient ascent on J finds from a Haar draw, float64.
 
-    `coordinates` (n, r) of images in the unmixed basis; R is Cayley-parametrised (Adam).
+    `coordinates` (n, r) of images in the unmixed basis; R is Cayley-parametrised (Adam, cosine
+    decay), and the best of its steps is kept. J has many maxima, and its graph changes by jumps:
+    the same rows in the same order give the same R, another order may climb another of them.
     """
     rank = coordinates.shape[1]
     start = _haar_matrix(rank, seed)
@@ -76,9 +78,14 @@ def learned_mixing(coordinates: Tensor, seed: int) -> Tensor:
     nn.init.eye_(turn.weight)
     nn.utils.parametrizations.orthogonal(turn, orthogonal_map="cayley")
     optimizer = torch.optim.Adam(turn.parameters(), lr=_LEARNING_RATE)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    best, mixing = -torch.inf, start
     for _ in range(_STEPS):
-        loss = -phase_stability(rows @ turn.weight)
+        stability = phase_stability(rows @ turn.weight)
+        if float(stability.detach()) > best:
+            best, mixing = float(stability.detach()), start @ turn.weight.detach()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (-stability).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return start @ turn.weight.detach()
+        decay.step()
+    return mixing

@@ -27,6 +27,7 @@ SETTINGS = {
     "realign": {},
     "bures-block": {"displacement": 0.8},
     "bures-subspace": {"mixing": "identity"},
+    "bures-gromov": {},
 }
 FLOAT16_STEP = 5e-4
 """Rounding to float16 of values below one."""
