@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.align.settings import AlignSettings
+from pipeline.align.settings import PAIRED_METHODS, AlignSettings
 
 DEMO_CAPTIONS = "demo:captions"
 DEMO_IMAGES = "demo:images"
@@ -155,6 +155,17 @@ class RaySection(Section):
     """GPUs of each actor; auto: 1 where the cluster has GPUs."""
 
 
+class DemoSection(Section):
+    """Sizes of the packaged world, for `demo:captions` and `demo:images` alone."""
+
+    captions: Annotated[int, Field(ge=1)] = 20_000
+    """Captions of the text side."""
+    images: Annotated[int, Field(ge=1)] = 8_000
+    """Pictures of the image side."""
+    pairs: Annotated[int, Field(ge=1)] = 2_000
+    """Pairs that `anisoalign demo` holds out to measure on."""
+
+
 class RunConfig(Section):
     """Everything a run needs to know."""
 
@@ -172,6 +183,7 @@ class RunConfig(Section):
     rejects: RejectsSection = RejectsSection()
     train: TrainSection = TrainSection()
     ray: RaySection = RaySection()
+    demo: DemoSection = DemoSection()
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the configuration as plain values, defaults included."""
@@ -227,6 +239,11 @@ def _explain(error: ValidationError) -> str:
             above, _, section = location.rpartition(".")
             message = str(problem["ctx"]["error"])
             lines.append(f"{above if message.startswith(section) else location}.{message}")
+        elif location == "align.method" and problem["input"] in PAIRED_METHODS:
+            lines.append(
+                f"{location}: {problem['input']} is a diagnostic method that uses pairs; it runs "
+                f"in `anisoalign evaluate geometry --methods {problem['input']}` only"
+            )
         else:
             lines.append(f"{location}: {problem['msg']}, not {problem['input']!r}")
     return "; ".join(dict.fromkeys(lines))

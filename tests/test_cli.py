@@ -63,7 +63,13 @@ def test_the_commands_that_are_promised():
     promised = {"demo", "run", "encode", "fit", "synthesize", "verify"}
     names = {" ".join(command) for command in commands(cli)}
     assert promised <= names
-    assert {"evaluate geometry", "config show", "config validate", "config schema"} <= names
+    assert {
+        "evaluate geometry",
+        "evaluate compare",
+        "config show",
+        "config validate",
+        "config schema",
+    } <= names
 
 
 def test_the_version():
@@ -133,6 +139,20 @@ def test_a_missing_configuration_exits_2(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("demo.pairs=20", "demo.pairs is 20; measuring needs at least 21"),
+        ("demo.images=0", "demo.images: Input should be greater than or equal to 1, not 0"),
+        ("demo.caption=5", "unknown key demo.caption; did you mean demo.captions?"),
+    ],
+)
+def test_sizes_of_the_demo_that_cannot_be(setting: str, said: str):
+    result = invoke("demo", "--set", setting)
+    assert result.exit_code == 2
+    assert error_line(result) == said
+
+
 def test_verbose_adds_the_traceback(tmp_path: Path):
     result = invoke("verify", str(tmp_path / "nothing"), "-v")
     assert result.exit_code == 1
@@ -159,6 +179,7 @@ print("loaded:", *loaded)
     [
         ["--help"],
         ["run", "--help"],
+        ["evaluate", "geometry", "--help"],
         ["config", "validate", "configs/demo.yaml"],
         ["config", "show", "configs/cluster.yaml"],
     ],

@@ -73,7 +73,12 @@ def demo_corpora(config: RunConfig, reporter: Reporter) -> DemoCorpora:
     locations.check_writable(root)
     with reporter.counted("drawing the demo world") as show:
         return write_demo_corpora(
-            Path(root.removeprefix("file://")), seed=config.seed, progress=show
+            Path(root.removeprefix("file://")),
+            captions=config.demo.captions,
+            images=config.demo.images,
+            pairs=config.demo.pairs,
+            seed=config.seed,
+            progress=show,
         )
 
 

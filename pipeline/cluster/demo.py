@@ -13,15 +13,33 @@ from torch import Tensor
 
 from pipeline.align.registry import load_aligner
 from pipeline.align.training import one_thread
-from pipeline.cluster.corpora import demo_corpora, embedding_corpus, encoder_options, plan_corpus
+from pipeline.cluster.corpora import (
+    demo_corpora,
+    embedding_corpus,
+    encoder_options,
+    output,
+    plan_corpus,
+)
 from pipeline.cluster.fit import aligner_path
 from pipeline.cluster.run import run, write_summary
-from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, RunConfig, apply_settings, parse_config
-from pipeline.evaluation.comparison import compare, fit_methods
-from pipeline.evaluation.pairs import Pairs
+from pipeline.config import (
+    DEMO_CAPTIONS,
+    DEMO_IMAGES,
+    ConfigError,
+    RunConfig,
+    apply_settings,
+    parse_config,
+)
+from pipeline.evaluation import DEFAULT_METHODS
+from pipeline.evaluation.geometry import evaluate_geometry, separate_rounds
+from pipeline.evaluation.pairs import Clouds, Pairs
+from pipeline.evaluation.results import write_results
+from pipeline.geometry.neighbours import NEIGHBOURS
 from pipeline.report.console import Reporter
+from pipeline.report.page import write_report
 from pipeline.schema import IMAGE, TEXT
 from pipeline.stages.accumulate import read_embeddings
+from pipeline.storage import locations
 
 DEMO_SETTINGS: dict[str, Any] = {
     "seed": 0,
@@ -33,34 +51,62 @@ DEMO_SETTINGS: dict[str, Any] = {
 }
 """The demo's configuration, the same as configs/demo.yaml."""
 
-_BASELINES = ("identity", "centroid", "realign", "anisoalign-init")
+_FRONTIER_RANKS = (8, 32, 64)
+_FRONTIER_DISPLACEMENTS = (0.2, 0.5, 1.0)
+"""Fewer points than elsewhere, so that the demo stays short."""
 
 
 def demo_config(settings: tuple[str, ...] = ()) -> RunConfig:
-    """Return the demo's configuration with `--set` settings laid over it."""
-    return parse_config(apply_settings(DEMO_SETTINGS, settings))
+    """Return the demo's configuration with `--set` settings laid over it.
+
+    Raises:
+        ConfigError: for a wrong setting, or too few pairs to measure on.
+    """
+    config = parse_config(apply_settings(DEMO_SETTINGS, settings))
+    if config.demo.pairs <= NEIGHBOURS:
+        raise ConfigError(
+            f"demo.pairs is {config.demo.pairs}; measuring needs at least {NEIGHBOURS + 1}"
+        )
+    return config
 
 
 def demo(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
-    """Run the demo and measure the methods; returns what summary.json holds.
+    """Run the demo, measure the methods and write the report; returns what summary.json holds.
 
-    The fitted aligner is that of the run; the others are fitted on the same embeddings. All are
-    measured on pairs that no fit has seen.
+    The aligner of the run is measured as it is; the other methods are fitted on the same
+    embeddings. All are measured on pairs that no fit has seen. pairs.npz and fitting.npz are
+    what `anisoalign evaluate geometry` needs to do so again.
     """
     summary = run(config, reporter)
     start = time.perf_counter()
     held_out = encode_pairs(config, reporter)
-    fitting = Pairs(
+    fitting = Clouds(
         image=_stored_embeddings(config, "image", reporter),
         text=_stored_embeddings(config, "text", reporter),
     )
+    for name, clouds in (("pairs.npz", held_out), ("fitting.npz", fitting)):
+        locations.write_bytes(output(config, name), clouds.to_bytes())
     reporter.say(
         f"measuring methods on {held_out.image.shape[0]:,} held-out pairs, fitted without pairs"
     )
-    aligners = fit_methods(_BASELINES, fitting, config.align, config.seed)
-    aligners[config.align.method] = load_aligner(aligner_path(config))
-    summary["evaluation"] = compare(aligners, held_out, config.seed)
+    own = load_aligner(aligner_path(config))
+    rounds = separate_rounds(fitting, held_out, config.seed)
+    found = evaluate_geometry(
+        rounds,
+        list(dict.fromkeys((*DEFAULT_METHODS, own.method))),
+        config.align,
+        reporter,
+        fitted={own.method: own},
+        with_frontier=True,
+        ranks=_FRONTIER_RANKS,
+        displacements=_FRONTIER_DISPLACEMENTS,
+    )
+    folder = Path(output(config, "report").removeprefix("file://"))
+    write_results(folder, found, rounds)
+    page = write_report(folder, found.metrics, found.curves, "Methods on the packaged world")
+    summary["evaluation"] = found.metrics
     summary["evaluation_seconds"] = time.perf_counter() - start
+    summary["report"] = str(page)
     write_summary(config, summary)
     return summary
 

@@ -24,8 +24,8 @@ from pipeline.evaluation.pairs import Clouds, Pairs
 from pipeline.geometry.alignment_metrics import MethodMeasures, PairedMeasurement
 from pipeline.geometry.diagnostics import Gap
 
-MeasuringProgress = Callable[[str, int, int], None]
-"""Called with the name of a method just measured, how many are done and how many there are."""
+Counted = Callable[[int, int], None]
+"""Called with how many are measured and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def compare(
     seed: int = 0,
     *,
     resamples: int = 200,
-    progress: MeasuringProgress | None = None,
+    progress: Counted | None = None,
 ) -> dict[str, Any]:
     """Return every metric of every fitted method on held-out pairs; see `compare_with_curves`."""
     return compare_with_curves(
@@ -83,7 +83,7 @@ def compare_with_curves(
     seed: int = 0,
     *,
     resamples: int = 200,
-    progress: MeasuringProgress | None = None,
+    progress: Counted | None = None,
 ) -> Comparison:
     """Measure every fitted method on held-out pairs, with 95 % intervals over the pairs.
 
@@ -107,7 +107,7 @@ def compare_with_curves(
             assert isinstance(aligner, AnisoAlign)
             phases = {"phases": phase_curves(aligner, held_out, substitute)}
         if progress is not None:
-            progress(name, len(measured), len(aligners))
+            progress(len(measured), len(aligners))
     recalls = [measures.recall for measures in measured.values()]
     metrics = {
         "methods": {name: measures.metrics for name, measures in measured.items()},

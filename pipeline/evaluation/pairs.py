@@ -1,7 +1,8 @@
-"""Paired embeddings to measure on, and their split into a part to fit on and a part held out."""
+"""Embeddings to fit on and pairs to measure on: read, or split off the same pairs."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 from zipfile import BadZipFile
@@ -11,15 +12,26 @@ import torch
 from torch import Tensor
 
 from pipeline.align.training import seed_of
-from pipeline.geometry.diagnostics import NEIGHBOURS
+from pipeline.geometry.neighbours import NEIGHBOURS
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Paired unit rows, `image` and `text` (n, d)."""
+class Clouds:
+    """Unit rows of both modalities to fit on, `image` (n, d) and `text` (k, d), unpaired."""
 
     image: Tensor
     text: Tensor
+
+    def to_bytes(self) -> bytes:
+        """Return the .npz that `read_clouds` (or `read_pairs`, of pairs) reads."""
+        buffer = io.BytesIO()
+        np.savez(buffer, image=self.image.numpy(), text=self.text.numpy())
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Pairs(Clouds):
+    """Paired unit rows, `image` and `text` (n, d)."""
 
 
 def _unit_rows(array: Any, name: str, path: str) -> Tensor:
@@ -35,13 +47,13 @@ def _unit_rows(array: Any, name: str, path: str) -> Tensor:
         first = int(unusable.nonzero()[0])
         raise ValueError(
             f"{path}: {name} has {int(unusable.sum())} rows that are zero or not finite, the first "
-            f"at {first}; remove these pairs"
+            f"at {first}; remove them, and what is paired with them"
         )
     return rows / norms
 
 
-def read_pairs(path: str) -> Pairs:
-    """Read paired embeddings from an .npz with arrays `image` and `text`, both (n, d).
+def read_clouds(path: str) -> Clouds:
+    """Read two clouds from an .npz with arrays `image` (n, d) and `text` (k, d).
 
     Rows are L2-normalised.
 
@@ -61,6 +73,24 @@ def read_pairs(path: str) -> Pairs:
     if missing:
         raise ValueError(f"{path} has no array named {' or '.join(missing)}; it has {there}")
     image, text = (_unit_rows(read[name], name, path) for name in ("image", "text"))
+    if image.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; both need "
+            "equal widths"
+        )
+    return Clouds(image, text)
+
+
+def read_pairs(path: str) -> Pairs:
+    """Read paired embeddings from an .npz with arrays `image` and `text`, both (n, d).
+
+    Rows are L2-normalised.
+
+    Raises:
+        ValueError: when the file, an array or its values cannot be used.
+    """
+    clouds = read_clouds(path)
+    image, text = clouds.image, clouds.text
     if image.shape != text.shape:
         raise ValueError(
             f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; pairs need "
@@ -102,7 +132,7 @@ def split_rows(rows: int, share: float, seed: int) -> Split:
     return Split(image, image[torch.randperm(fitted, generator=shuffle)], order[fitted:])
 
 
-def split_pairs(pairs: Pairs, split: Split) -> tuple[Pairs, Pairs]:
+def split_pairs(pairs: Pairs, split: Split) -> tuple[Clouds, Pairs]:
     """Return the two unpaired clouds to fit on and the pairs held out."""
-    fitting = Pairs(pairs.image[split.image], pairs.text[split.text])
+    fitting = Clouds(pairs.image[split.image], pairs.text[split.text])
     return fitting, Pairs(pairs.image[split.held_out], pairs.text[split.held_out])

@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from pipeline.align import load_aligner
+from pipeline.cli import cli
+from pipeline.cluster.corpora import demo_corpora
+from pipeline.cluster.demo import demo_config
+from pipeline.evaluation import DEFAULT_METHODS
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.frontier import TRANSPORTS
+from pipeline.evaluation.pairs import read_pairs
+from pipeline.report.console import Reporter
+from pipeline.report.methods import TABLE_NAMES
 from pipeline.storage import embeddings_of, open_manifest, read_shard, verify
+from tests.browser import browser
 from tests.readme import python_snippets
 
 
@@ -39,13 +50,26 @@ def _embeddings(root: Path) -> np.ndarray[Any, Any]:
     return np.concatenate([embeddings_of(read_shard(str(root), receipt)) for receipt in receipts])
 
 
+def test_the_sizes_are_those_of_the_configuration(tmp_path: Path) -> None:
+    sizes = {"captions": 30, "images": 5, "pairs": 21}
+    settings = [f"demo.{name}={count}" for name, count in sizes.items()]
+    config = demo_config((*settings, f"output.path={tmp_path}"))
+    corpora = demo_corpora(config, Reporter(quiet=True))
+    assert len(corpora.captions.read_text().splitlines()) == 30
+    assert pq.read_metadata(corpora.images).num_rows == 5
+    assert pq.read_metadata(corpora.pairs_images).num_rows == 21
+    assert len(corpora.pairs_captions.read_text().splitlines()) == 21
+
+
 def test_prints_a_row_a_method_and_ends_with_json(finished: tuple[Path, str]) -> None:
-    _, printed = finished
-    for name in ("Text", "Centroid", "ReAlign", "AnisoAlign, init only", "AnisoAlign"):
-        assert name in printed
+    folder, printed = finished
+    for name in DEFAULT_METHODS:
+        assert TABLE_NAMES[name] in printed
     for column in ("delta_mu", "M_Z", "M_X", "Phi", "Psi", "Omega", "A_r"):
         assert column in printed
-    assert json.loads(printed.splitlines()[-1]) == _summary(finished)
+    *_, page, summary = printed.splitlines()
+    assert page == f"report: {folder / 'report' / 'index.html'}"
+    assert json.loads(summary) == _summary(finished)
 
 
 def test_encodes_at_the_promised_size(finished: tuple[Path, str]) -> None:
@@ -101,3 +125,44 @@ def test_aligner_is_usable_without_the_run(finished: tuple[Path, str]) -> None:
     aligner = load_aligner(str(folder / "aligner"))
     assert aligner.fingerprint == _summary(finished)["fit"]["fingerprint"]
     assert open_manifest(str(folder / "dataset")).aligner["fingerprint"] == aligner.fingerprint
+
+
+def test_the_report_shows_every_method_and_the_frontier(finished: tuple[Path, str]) -> None:
+    folder = finished[0] / "report"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == _summary(finished)["evaluation"]
+    assert tuple(metrics["methods"]) == DEFAULT_METHODS
+    assert metrics["fitting"] == {"images": 8_000, "texts": 20_000, "separate": True}
+    curves = json.loads((folder / "curves.json").read_text())
+    assert set(curves["frontier"]) == {*TRANSPORTS, "oracle"}
+    assert set(curves["training"]) == {"anisoalign-radial", "anisoalign"}
+    with browser() as opened:
+        opened.get((folder / "index.html").as_uri())
+        assert opened.get_log("browser") == []
+        cells = opened.execute_script(
+            "return [...document.querySelectorAll('td[data-metric]')].map(cell =>"
+            "[cell.dataset.method, cell.dataset.metric, Number(cell.dataset.value)])"
+        )
+        figures = opened.execute_script("return document.querySelectorAll('figure svg').length")
+    assert len(cells) == sum(map(len, metrics["methods"].values()))
+    for method, metric, value in cells:
+        assert metrics["methods"][method][metric] == value
+    assert figures == len(list((folder / "figures").glob("*.png"))) >= 11
+
+
+def test_the_comparison_can_be_repeated_from_its_files(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    anisoalign = load_aligner(str(folder / "aligner"))
+    files = [str(folder / "pairs.npz"), "--fitting", str(folder / "fitting.npz")]
+    result = CliRunner().invoke(
+        cli, ["evaluate", "geometry", *files, "--methods", "realign,bures-gromov", "--json", "-q"]
+    )
+    assert result.exit_code == 0, result.output
+    again = json.loads(result.stdout.splitlines()[-1])
+    metrics = _summary(finished)["evaluation"]
+    assert (again["n"], again["fitting"]) == (metrics["n"], metrics["fitting"])
+    for method, values in again["methods"].items():
+        assert values == pytest.approx(metrics["methods"][method], rel=2e-3, abs=2e-3)
+    pairs = read_pairs(files[0])
+    found = compare({"anisoalign": anisoalign}, pairs, resamples=0)["methods"]["anisoalign"]
+    assert found == pytest.approx(metrics["methods"]["anisoalign"], rel=2e-3, abs=2e-3)

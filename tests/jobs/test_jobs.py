@@ -49,6 +49,18 @@ def test_jobs_fail_as_the_command_line_does(name: str, tmp_path: Path):
     assert done.stderr == f"error: {config}: unknown key sead; did you mean seed?\n"
 
 
+def test_the_evaluation_is_a_job_too(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "jobs/evaluate.py", "geometry", str(tmp_path / "lost.npz"), "-q"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"error: cannot read {tmp_path}/lost.npz: No such file or directory\n"
+
+
 def free_ports(count: int) -> list[int]:
     with ExitStack() as open_sockets:
         sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]

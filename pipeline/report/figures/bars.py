@@ -17,6 +17,7 @@ from pipeline.report.figures.drawing import (
     marker,
     panels,
     plain,
+    visible,
 )
 from pipeline.report.methods import CONTROLS, method_label
 from pipeline.report.metrics import METRICS, figure_text, interval
@@ -102,9 +103,10 @@ def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
     figure, axes = panels(title, 1, 1, 4.4)
     dimension = max(len(values) for values in curves["method_spectra"].values())
     for position, (name, values) in enumerate(curves["method_spectra"].items()):
+        shown = visible(values)
         axes[0, 0].plot(
-            range(1, len(values) + 1),
-            [value if value > 0 else float("nan") for value in values],
+            range(1, len(shown) + 1),
+            shown,
             color=colour(name),
             linestyle="--" if name in CONTROLS else "-",
             linewidth=1.3,

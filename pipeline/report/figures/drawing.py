@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ from matplotlib.lines import Line2D
 
 from pipeline.report.metrics import split_symbols
 
+Marker = str | tuple[int, int, float]
+"""A marker by matplotlib's name, or a star: its number of points, 1, and its angle."""
+
 WIDTH = 5.0
 """Inches; narrow, so that letters stay readable where a phone scales the figure down."""
 
@@ -23,6 +26,7 @@ GREY = "#6b6b6b"
 IMAGE_COLOUR = "#0072B2"
 TEXT_COLOUR = "#D55E00"
 
+_SMALLEST_SHARE = 1e-9
 _PNG_DOTS_PER_INCH = 180
 _FONT = "'DejaVu Sans'"
 _LOOK: dict[str, Any] = {
@@ -44,7 +48,7 @@ _LOOK: dict[str, Any] = {
 
 # Hues from Okabe and Ito and from Tol, one family of hues a family of methods; the marker tells
 # methods of a family apart and carries the figure when it is printed in grey.
-_APPEARANCE = {
+_APPEARANCE: dict[str, tuple[str, Marker]] = {
     "identity": ("#8c8c8c", "P"),
     "permuted": ("#c2c2c2", "X"),
     "oracle": ("#4d4d4d", "*"),
@@ -55,8 +59,8 @@ _APPEARANCE = {
     "moment": ("#D55E00", "^"),
     "bures-block": ("#44AA99", "h"),
     "bures-subspace": ("#117733", "p"),
-    "bures-gromov": ("#8BA62A", "X"),
-    "anisoalign-radial": ("#F28CBB", "d"),
+    "bures-gromov": ("#8BA62A", (4, 1, 0)),
+    "anisoalign-radial": ("#F28CBB", (3, 1, 0)),
     "anisoalign-init": ("#EBC3DC", "<"),
     "anisoalign-refine": ("#CC79A7", ">"),
     "anisoalign-prior": ("#AA4499", "d"),
@@ -80,7 +84,7 @@ def colour(name: str) -> str:
     return _APPEARANCE.get(name, ("#999933", "."))[0]
 
 
-def marker(name: str) -> str:
+def marker(name: str) -> Marker:
     """Return a method's marker, the same in every figure."""
     return _APPEARANCE.get(name, ("#999933", "."))[1]
 
@@ -122,6 +126,11 @@ def panels(title: str, rows: int, columns: int, height: float, **options: Any) -
 def handle(label: str, **style: Any) -> Any:
     """Return an entry for a legend."""
     return Line2D([], [], label=label, **style)
+
+
+def visible(values: Sequence[float]) -> list[float]:
+    """Return falling eigenvalues without those zero to rounding, which stretch a log axis."""
+    return [value for value in values if value > _SMALLEST_SHARE * values[0]]
 
 
 def legend_below(figure: Any, handles: Iterable[Any], columns: int) -> None:

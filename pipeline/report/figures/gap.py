@@ -14,11 +14,9 @@ from pipeline.report.figures.drawing import (
     formula,
     legend_below,
     panels,
+    visible,
 )
 from pipeline.report.metrics import figure_text
-
-# Eigenvalues that are zero to rounding would stretch a log axis over nothing.
-_SMALLEST_SHARE = 1e-9
 
 
 def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
@@ -29,7 +27,7 @@ def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawi
         ("image", IMAGE_COLOUR, "-", "o"),
         ("text", TEXT_COLOUR, "--", "s"),
     ):
-        values = _visible(curves["spectra"][side])
+        values = visible(curves["spectra"][side])
         axes[0, 0].plot(
             range(1, len(values) + 1),
             values,
@@ -116,7 +114,10 @@ def draw_residual_spectrum(metrics: Mapping[str, Any], curves: Mapping[str, Any]
     figure, axes = panels(title, 2, 1, 4.6, sharex=True)
     numbers = range(1, dimension + 1)
     spectrum, energy = axes[0, 0], axes[1, 0]
-    spectrum.plot(numbers, _visible(shares), color=IMAGE_COLOUR, label="residual before alignment")
+    shown = visible(shares)
+    spectrum.plot(
+        numbers[: len(shown)], shown, color=IMAGE_COLOUR, label="residual before alignment"
+    )
     spectrum.axhline(1 / dimension, color=GREY, linestyle="--", label="isotropic residual")
     spectrum.set(yscale="log", ylabel="share of the variance")
     energy.plot([0, *numbers], [0, *accumulate(shares)], color=IMAGE_COLOUR)
@@ -133,8 +134,3 @@ def draw_residual_spectrum(metrics: Mapping[str, Any], curves: Mapping[str, Any]
         "separates pairs, and the more it pays to correct these directions alone.",
         figure,
     )
-
-
-def _visible(values: list[float]) -> list[float]:
-    """Return descending eigenvalues without the tail that is zero to rounding."""
-    return [value for value in values if value > _SMALLEST_SHARE * values[0]]

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.report.figures.drawing import (
     Drawing,
+    Marker,
     colour,
     formula,
     handle,
@@ -55,7 +56,7 @@ def draw_tradeoff_close(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
             ": the grey band is the closed-form frontier, the best of the Bures maps by block and "
             "on the subspace, so a method above and to the right of it does what these cannot; a "
             "thin line is a map of one rank (the small figure at its end) as it moves the texts "
-            "further"
+            "further, dashed where it keeps their similarities too"
         )
     near = mixing_methods({"": metrics})
     return Drawing(
@@ -103,9 +104,9 @@ def _draw(
                 panel, where, mixing_interval(metrics, name), interval(metrics, name, metric)
             )
             draw_point(panel, name, where, marker(name))
-        ends.append(draw_frontier(panel, frontier, metric, with_ranks=close))
-        panel.set_ylabel(f"{formula(METRICS[metric].symbol)}, {METRICS[metric].name}")
         panel.margins(0.07)
+        ends.append(draw_frontier(panel, frontier, metric, close=close))
+        panel.set_ylabel(f"{formula(METRICS[metric].symbol)}, {METRICS[metric].name}")
     axes[-1, 0].set_xlabel(formula(MIXING_LABEL))
     legend_below(
         figure,
@@ -124,7 +125,7 @@ def _draw(
     return figure
 
 
-def method_entry(label: str, name: str, shape: str | None = None) -> Any:
+def method_entry(label: str, name: str, shape: Marker | None = None) -> Any:
     """Return a method's entry in a legend."""
     return handle(
         plain(label),
@@ -137,11 +138,12 @@ def method_entry(label: str, name: str, shape: str | None = None) -> Any:
     )
 
 
-def draw_point(panel: Any, name: str, where: Point, shape: str) -> None:
+def draw_point(panel: Any, name: str, where: Point, shape: Marker) -> None:
     """Draw a method's point."""
     panel.plot(
         *where,
-        shape,
+        marker=shape,
+        linestyle="",
         color=colour(name),
         markersize=8,
         markeredgecolor="#222222",
@@ -158,18 +160,17 @@ def _interval_bars(panel: Any, where: Point, across: Point | None, upwards: Poin
 
 
 def draw_frontier(
-    panel: Any, frontier: Mapping[str, Any], metric: str, *, with_ranks: bool
+    panel: Any, frontier: Mapping[str, Any], metric: str, *, close: bool
 ) -> list[Point]:
     """Draw a line for each rank of each transport, the closed-form envelope, and the oracle.
 
-    Returns where the lines of the ranks end.
+    A close-up names the ranks of the closed-form maps, and the oracle, which runs far off, may
+    leave it. Returns where the lines of the ranks end.
     """
     lines: list[list[Point]] = []
     band: list[list[Point]] = []
     for name, rows in frontier.items():
         if name == "oracle":
-            points = _path(sorted(rows, key=lambda row: row["alpha"]), metric)
-            panel.plot(*zip(*points, strict=True), _ORACLE_LINE, color=colour(name), linewidth=1.2)
             continue
         for rank in sorted({row["rank"] for row in rows}):
             chosen = [row for row in rows if row["rank"] == rank]
@@ -177,7 +178,7 @@ def draw_frontier(
             panel.plot(
                 *zip(*points, strict=True), _line(name), color=colour(name), linewidth=_LINE_WIDTH
             )
-            if with_ranks:
+            if close and name in _BAND:
                 panel.annotate(
                     str(rank),
                     points[-1],
@@ -199,6 +200,13 @@ def draw_frontier(
             solid_capstyle="round",
             zorder=1.5,
         )
+    if "oracle" in frontier:
+        limits = panel.axis()
+        rows = sorted(frontier["oracle"], key=lambda row: row["alpha"])
+        points = _path(rows, metric)
+        panel.plot(*zip(*points, strict=True), _ORACLE_LINE, color=colour("oracle"), linewidth=1.2)
+        if close:
+            panel.axis(limits)
     return [line[-1] for line in lines]
 
 
@@ -227,7 +235,9 @@ def _frontier_entries(frontier: Mapping[str, Any]) -> list[Any]:
             handle("closed-form frontier", color=_FRONTIER_COLOUR, linewidth=_FRONTIER_WIDTH)
         )
     if "oracle" in frontier:
-        entries.append(handle("oracle, by share removed", color=colour("oracle"), linestyle=_ORACLE_LINE))
+        entries.append(
+            handle("oracle, by share removed", color=colour("oracle"), linestyle=_ORACLE_LINE)
+        )
     return entries
 
 

@@ -1,0 +1,140 @@
+"""The commands that run flows on Ray: demo, run, encode, fit, synthesize."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from pipeline.cli.common import Output, common_options, config_argument, set_option
+
+_Flow = Callable[[Any, Any], dict[str, Any]]
+
+
+@click.command()
+@set_option
+@common_options
+def demo(settings: Sequence[str], output: Output) -> dict[str, Any]:
+    """Run the packaged world end to end, compare the methods and write a report."""
+    from pipeline.cluster.demo import demo as run_demo
+    from pipeline.cluster.demo import demo_config
+    from pipeline.cluster.session import ray_session
+
+    config = demo_config(tuple(settings))
+    with ray_session(config, verbose=output.verbose):
+        summary = run_demo(config, output.reporter)
+    output.show_flows(summary)
+    output.show_methods(summary["evaluation"])
+    click.echo(f"dataset: {summary['dataset']}")
+    click.echo(f"report: {summary['report']}")
+    return summary
+
+
+def _flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], click.Command]:
+    """Make a command on CONFIG of a function that loads its flow and returns it.
+
+    `sides` names the sides that a dry run of a configuration plans.
+    """
+
+    def decorate(load_flow: Callable[[], _Flow]) -> click.Command:
+        @click.command(load_flow.__name__)
+        @config_argument
+        @set_option
+        @click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Plan the units and say what would be done, without Ray.",
+        )
+        @common_options
+        @functools.wraps(load_flow)
+        def command(
+            config: str, settings: Sequence[str], dry_run: bool, output: Output
+        ) -> dict[str, Any]:
+            from pipeline.config import load_config
+
+            loaded = load_config(config, settings)
+            if dry_run:
+                return _show_plan(loaded, output, sides(loaded))
+            from pipeline.cluster.session import ray_session
+
+            flow = load_flow()
+            with ray_session(loaded, verbose=output.verbose):
+                summary = flow(loaded, output.reporter)
+            if "flows" in summary:
+                output.show_flows(summary)
+            else:
+                rows = [[name, str(value)] for name, value in summary.items() if value is not None]
+                output.reporter.table("Aligner", ["", "value"], rows)
+            if "dataset" in summary:
+                click.echo(f"dataset: {summary['dataset']}")
+            return summary
+
+        return command
+
+    return decorate
+
+
+@_flow_command(lambda config: ("text",) if config.aligner.path else ("text", "image"))
+def run() -> _Flow:
+    """Encode, fit and synthesize: the whole way by one CONFIG."""
+    from pipeline.cluster.run import run
+
+    return run
+
+
+@_flow_command(
+    lambda config: [side for side in ("text", "image") if getattr(config, side).path is not None]
+)
+def encode() -> _Flow:
+    """Encode captions and images to datasets of embeddings."""
+    from pipeline.cluster.encode import encode
+
+    return lambda *given: {"flows": [report.to_mapping() for report in encode(*given)]}
+
+
+@_flow_command(lambda config: ("text", "image"))
+def fit() -> _Flow:
+    """Fit the aligner on both sides' embeddings."""
+    from pipeline.cluster.fit import fit
+
+    return lambda *given: fit(*given).to_mapping()
+
+
+@_flow_command(lambda config: ("text",))
+def synthesize() -> _Flow:
+    """Write the dataset of substitutes with an existing aligner."""
+    from pipeline.cluster.synthesize import synthesize
+
+    def flow(config: Any, reporter: Any) -> dict[str, Any]:
+        report = synthesize(config, reporter).to_mapping()
+        return {"flows": [report], "dataset": report["path"]}
+
+    return flow
+
+
+def _show_plan(config: Any, output: Output, sides: Sequence[Any]) -> dict[str, Any]:
+    """Plan the named sides without Ray and print a table."""
+    from pipeline.cluster.corpora import plan_corpus, source_corpus
+
+    plans = {}
+    for side in sides:
+        corpus = source_corpus(config, side, output.reporter)
+        planned = plan_corpus(config, corpus, side, output.reporter)
+        plans[side] = {
+            "path": corpus.shown,
+            "rows": planned.rows,
+            "units": len(planned.units),
+            "duplicate_units": len(planned.duplicate_units),
+            "skipped_files": len(planned.skipped_files),
+            "encode": not corpus.holds_embeddings,
+        }
+    rows = [
+        [side, values["path"], *(f"{values[name]:,}" for name in ("rows", "units"))]
+        for side, values in plans.items()
+    ]
+    output.reporter.table(
+        "Plan (nothing was encoded or fitted)", ["side", "path", "rows", "units"], rows
+    )
+    return {"plan": plans}

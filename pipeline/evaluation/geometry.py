@@ -1,0 +1,142 @@
+"""The whole evaluation of the geometry: methods over splits, frontier, fewer images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.align.base import Aligner
+from pipeline.align.settings import AlignSettings
+from pipeline.align.training import Progress
+from pipeline.evaluation.comparison import (
+    Comparison,
+    Counted,
+    compare_with_curves,
+    fit_methods,
+)
+from pipeline.evaluation.frontier import DISPLACEMENTS, RANKS, frontier
+from pipeline.evaluation.pairs import Clouds, Pairs, Split, split_pairs, split_rows
+from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.target_size import check_image_counts, target_size
+from pipeline.geometry.neighbours import NEIGHBOURS
+
+
+class Watcher(Protocol):
+    """Shows how far the evaluation is: one bar at a time."""
+
+    def training(self) -> AbstractContextManager[Progress]:
+        """Show a bar for each training stage while inside."""
+
+    def counted(self, title: str) -> AbstractContextManager[Counted]:
+        """Show a bar of things done while inside."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One fit and measurement: its seed, clouds to fit on and pairs that no fit sees.
+
+    `split` says which rows of the pairs are which, None where the clouds are others.
+    """
+
+    seed: int
+    fitting: Clouds
+    held_out: Pairs
+    split: Split | None = None
+
+
+def split_rounds(pairs: Pairs, share: float, seed: int, count: int = 1) -> list[Round]:
+    """Return rounds with seeds seed .. seed + count - 1, each with a split of its own.
+
+    Raises:
+        ValueError: when a part would be too small to measure.
+    """
+    rounds = []
+    for one in range(seed, seed + count):
+        split = split_rows(pairs.image.shape[0], share, one)
+        rounds.append(Round(one, *split_pairs(pairs, split), split))
+    return rounds
+
+
+def separate_rounds(fitting: Clouds, pairs: Pairs, seed: int, count: int = 1) -> list[Round]:
+    """Return rounds that fit on clouds of their own and measure on all pairs, by seed.
+
+    Raises:
+        ValueError: when widths differ or the pairs are too few to measure.
+    """
+    widths = fitting.image.shape[1], pairs.image.shape[1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the embeddings to fit on have width {widths[0]}, the pairs {widths[1]}; both must "
+            "come from one encoder"
+        )
+    if pairs.image.shape[0] <= NEIGHBOURS:
+        raise ValueError(
+            f"there are {pairs.image.shape[0]} pairs to measure on; needed are at least "
+            f"{NEIGHBOURS + 1}"
+        )
+    return [Round(one, fitting, pairs) for one in range(seed, seed + count)]
+
+
+def evaluate_geometry(
+    rounds: Sequence[Round],
+    methods: Sequence[str],
+    settings: AlignSettings,
+    watcher: Watcher,
+    *,
+    fitted: Mapping[str, Aligner] | None = None,
+    with_frontier: bool = False,
+    ranks: Sequence[int] = RANKS,
+    displacements: Sequence[float] = DISPLACEMENTS,
+    image_counts: Sequence[int] = (),
+) -> Comparison:
+    """Fit and measure methods in every round and sum up; curves are those of the first round.
+
+    Methods in `fitted` are measured as they are; `ranks` and `displacements` are the frontier's.
+    Metrics are as `summarise` has them, with `fitting`: the numbers of images and texts, and
+    whether they are `separate` from the pairs. Curves are those of `compare_with_curves`, with
+    `frontier` and `target_size` where asked for.
+
+    Raises:
+        ValueError: for an unknown method, and where a setting does not fit the embeddings.
+    """
+    first = rounds[0]
+    check_image_counts(image_counts, first.fitting.image.shape[0], settings)
+    comparisons = []
+    for number, one in enumerate(rounds, start=1):
+        of_all = f" ({number} of {len(rounds)})" if len(rounds) > 1 else ""
+        unfitted = [name for name in methods if name not in (fitted or {})]
+        with watcher.training() as progress:
+            aligners = fit_methods(unfitted, one.fitting, settings, one.seed, progress)
+        aligners |= fitted or {}
+        with watcher.counted(f"measuring methods{of_all}") as show:
+            comparisons.append(
+                compare_with_curves(
+                    {name: aligners[name] for name in methods},
+                    one.held_out,
+                    one.seed,
+                    # Of several rounds the intervals are those between rounds.
+                    resamples=200 if len(rounds) == 1 else 0,
+                    progress=show,
+                )
+            )
+    metrics: dict[str, Any] = summarise([comparison.metrics for comparison in comparisons])
+    metrics["fitting"] = {
+        "images": first.fitting.image.shape[0],
+        "texts": first.fitting.text.shape[0],
+        "separate": first.split is None,
+    }
+    curves = comparisons[0].curves
+    parts = first.fitting, first.held_out, settings
+    if with_frontier:
+        with watcher.counted("measuring the frontier") as show:
+            points = frontier(
+                *parts, first.seed, ranks=ranks, displacements=displacements, progress=show
+            )
+        curves = {**curves, "frontier": points}
+    if image_counts:
+        with watcher.counted("fitting on fewer images") as show:
+            sizes = target_size(*parts, image_counts, first.seed, progress=show)
+        curves = {**curves, "target_size": sizes}
+    return Comparison(metrics, curves)
