@@ -62,10 +62,17 @@ class SubspaceTransport(AffineAligner):
         Raises:
             ValueError: when the rank does not fit the embeddings or the number of images.
         """
-        super().fit_moments(image, text, images)
+        return self.fit_frozen(self.freeze(image, text, images), image, text)
+
+    def freeze(self, image: Moments, text: Moments, images: Tensor | None = None) -> FrozenFrame:
+        """Return the frame of merged moments, which displacement and isometry leave as it is."""
         # Without blocks nothing depends on the mixing.
         mixing = self.settings.mixing if "mixing" in self.used else "identity"
-        frozen = FrozenFrame.of(image, text, self.settings, self.seed, mixing=mixing, images=images)
+        return FrozenFrame.of(image, text, self.settings, self.seed, mixing=mixing, images=images)
+
+    def fit_frozen(self, frozen: FrozenFrame, image: Moments, text: Moments) -> Self:
+        """Fix A and D in a frame from `freeze`; `calibrate` must follow; returns self."""
+        super().fit_moments(image, text)
         for name, tensor in {
             "basis": frozen.frame.basis,
             "transport": frozen.transport(self.start, self.settings),

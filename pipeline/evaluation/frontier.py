@@ -7,8 +7,6 @@ from dataclasses import replace
 from itertools import chain, product
 from typing import Any
 
-import torch
-
 from pipeline.align.base import Aligner
 from pipeline.align.frames import FrozenFrame
 from pipeline.align.registry import create_aligner
@@ -43,7 +41,8 @@ def frontier(
     """
     rows, dimension = fitting.image.shape
     usable = [rank for rank in ranks if rank <= dimension and rank < rows]
-    total = len(TRANSPORTS) * len(usable) * len(displacements) + len(ORACLE_SHARES)
+    steps = sum(len(_reached(method, displacements)) for method in TRANSPORTS)
+    total = len(usable) * steps + len(ORACLE_SHARES)
     shared = PairedMeasurement.of(held_out.image, held_out.text, seed=seed)
     points: dict[str, list[dict[str, Any]]] = {}
     aligners = chain(
@@ -69,28 +68,19 @@ def _transports(
     image, text = Moments.of(fitting.image), Moments.of(fitting.text)
     for method, rank in product(TRANSPORTS, ranks):
         frozen: FrozenFrame | None = None
-        for displacement in displacements:
+        for displacement in _reached(method, displacements):
             chosen = replace(settings, rank=rank, displacement=displacement)
             aligner = create_aligner(method, chosen, seed)
             assert isinstance(aligner, SubspaceTransport)
-            if frozen is None:
-                mixing = settings.mixing if "mixing" in aligner.used else "identity"
-                frozen = FrozenFrame.of(
-                    image, text, chosen, seed, mixing=mixing, images=fitting.image
-                )
-            # What its own fit gives; but there a mixing would be learned for every displacement.
-            fitted = {
-                "image_mean": image.mean,
-                "text_mean": text.mean,
-                "basis": frozen.frame.basis,
-                "transport": frozen.transport(aligner.start, chosen),
-                "complement_scale": frozen.complement_scale(displacement),
-            }
-            aligner.restore(
-                {name: part.to(torch.float32).contiguous() for name, part in fitted.items()}
-            )
+            frozen = frozen or aligner.freeze(image, text, fitting.image)
+            aligner.fit_frozen(frozen, image, text)
             aligner.calibrate(aligner.mean_of_mapped(fitting.text))
             yield aligner, {"rank": rank, "displacement": displacement}
+
+
+def _reached(method: str, displacements: Sequence[float]) -> list[float]:
+    """Return how far a method can go: all the way, nothing ties Gromov's rotation to the text."""
+    return [t for t in displacements if t < 1 or method != "bures-gromov"]
 
 
 def _oracles(

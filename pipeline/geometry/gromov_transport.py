@@ -24,7 +24,8 @@ def gromov_map(source: Tensor, target: Tensor, displacement: float, isometry: fl
     Gromov-Wasserstein cost of inner products (Delon, Desolneux and Salmona 2022; fused with the
     displacement as by Vayer et al. 2019): it charges for what changes the similarities between
     texts and lets rotation go free, so that the target is entered by turning before stretching.
-    Where the source has no variance A is zero, and the identity where it has none at all.
+    At t = 1 nothing ties the rotation to the text any more: stay well below. Where the source has
+    no variance A is zero, and the identity where it has none at all.
     Deterministic: L-BFGS in float64 from the identity.
     """
     identity = torch.eye(source.shape[0], dtype=source.dtype)

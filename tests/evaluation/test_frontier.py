@@ -42,14 +42,16 @@ def test_points_are_what_the_methods_give(mixing: str):
             aligners = fit_methods([method], fitting, own, 3)
             expected = compare(aligners, held_out, 3, resamples=0)["methods"][method]
             assert point["metrics"] == expected
-        assert [point["displacement"] for point in points[method]] == [0.3, 1.0]
+        # All the way, nothing ties Gromov's rotation to the text.
+        reached = [0.3] if method == "bures-gromov" else [0.3, 1.0]
+        assert [point["displacement"] for point in points[method]] == reached
     for point in points["oracle"]:
         own = replace(settings, oracle=replace(settings.oracle, share=point["alpha"]))
         aligner = create_aligner("oracle", own, 3).fit(fitting.image, fitting.text)
         expected = compare({"oracle": aligner}, held_out, 3, resamples=0)["methods"]["oracle"]
         assert point["metrics"] == expected
     assert [point["alpha"] for point in points["oracle"]] == list(ORACLE_SHARES)
-    assert told == [(done, 11) for done in range(1, 12)]
+    assert told == [(done, 10) for done in range(1, 11)]
 
 
 def test_ranks_stay_below_the_number_of_images():
@@ -59,5 +61,5 @@ def test_ranks_stay_below_the_number_of_images():
     assert list(points) == ["oracle"]
     fitting, held_out = parts(images=9)
     points = frontier(fitting, held_out, AlignSettings())
-    assert {point["rank"] for point in points["bures-gromov"]} == {8}
-    assert len(points["bures-gromov"]) == len(DISPLACEMENTS)
+    assert {point["rank"] for point in points["bures-subspace"]} == {8}
+    assert len(points["bures-subspace"]) == len(DISPLACEMENTS)
