@@ -88,8 +88,6 @@ class AnisoAlign(Aligner):
         names = (field.name for field in fields(AnisoAlignSettings))
         return cls(seed=seed, **{name: getattr(settings, name) for name in names})
 
-    # -- fitting ---------------------------------------------------------------------------------
-
     def fit(self, image: Tensor, text: Tensor, *, progress: Progress | None = None) -> Self:
         """Fit on unpaired unit rows, `image` (n, d) and `text` (k, d); returns self.
 
@@ -259,8 +257,6 @@ class AnisoAlign(Aligner):
             seed=self.seed,
         )
 
-    # -- transforming ----------------------------------------------------------------------------
-
     @property
     def frame(self) -> Frame:
         """The frozen frame."""
@@ -327,8 +323,6 @@ class AnisoAlign(Aligner):
         """Return e' = Norm(Q_U c(rho^, theta^) + v^), shape (n, d) (section 4.4c)."""
         return self.refined_parts(text).rebuild(self.frame)
 
-    # -- state -----------------------------------------------------------------------------------
-
     def to(self, device: torch.device | str) -> Self:
         """Move the aligner to a device; returns self."""
         super().to(device)
@@ -373,6 +367,8 @@ class AnisoAlign(Aligner):
     def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
         """Return an unfitted aligner with the settings of `configuration()`."""
         settings = dict(configuration["settings"])
+        if settings.keys() != {field.name for field in fields(AnisoAlignSettings)}:
+            raise ValueError("the aligner was fitted by another version of anisoalign; fit again")
         for name, section in (
             ("noise", NoiseSettings),
             ("prior", PriorSettings),

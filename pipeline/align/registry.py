@@ -41,7 +41,7 @@ _CLASSES: dict[str, type[Aligner]] = {
         AnisoAlign,
     )
 }
-assert tuple(_CLASSES) == METHODS
+assert set(_CLASSES) == set(METHODS)
 
 
 def create_aligner(method: str, settings: AlignSettings | None = None, seed: int = 0) -> Aligner:

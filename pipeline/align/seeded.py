@@ -128,6 +128,9 @@ class C3(SeededAligner):
 class Permuted(SeededAligner):
     """Negative control: a random image of the fitting set, whatever the text says.
 
+    Drawn with replacement, so that every row depends on its own id alone; where rows are as many as
+    images, about a third of the images is drawn twice or more and mixing stays a little below 1.
+
     Up to `images` of them are kept, chosen and ordered by a digest of their content, so that the
     order they come in plays no role.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 MethodName = Literal[
     "identity",
@@ -32,26 +32,8 @@ MethodName = Literal[
 PAIRED_METHODS: tuple[str, ...] = ("oracle",)
 """Diagnostic methods: they use pairs, so that no run can have them."""
 
-METHODS: tuple[str, ...] = (
-    "identity",
-    "centroid",
-    "moment",
-    "permuted",
-    "oracle",
-    "c3",
-    "unicorn",
-    "realign",
-    "bures-block",
-    "bures-subspace",
-    "bures-gromov",
-    "anisoalign-radial",
-    "anisoalign-init",
-    "anisoalign-refine",
-    "anisoalign-prior",
-    "anisoalign-phase",
-    "anisoalign",
-)
-"""Every method that `evaluate geometry --methods` accepts, in the order of tables."""
+METHODS: tuple[str, ...] = (*get_args(MethodName), *PAIRED_METHODS)
+"""Every method that `evaluate geometry --methods` accepts."""
 
 Initialization = Literal["radial", "block", "subspace", "gromov"]
 """Where AnisoAlign's refinement starts from."""

@@ -33,9 +33,9 @@ def gap_curves(gap: Gap) -> dict[str, Any]:
     """Return the curves of the gap before alignment.
 
     `spectra` of images and texts, `subspace_overlap` (O_q and chance q / d for a ladder of sizes
-    q up to d / 2) and `residual_spectrum` (shares of the trace), all falling.
+    q up to d / 2, below n) and `residual_spectrum` (shares of the trace), all falling.
     """
-    largest = max(1, gap.dimension // 2)
+    largest = max(1, min(gap.dimension // 2, gap.overlaps.shape[0]))
     sizes = sorted({round(size) for size in np.geomspace(1, largest, _LADDER)})
     return {
         "spectra": {"image": rounded(gap.image_spectrum), "text": rounded(gap.text_spectrum)},

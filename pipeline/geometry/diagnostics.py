@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.geometry.frame import joint_structure_matrix
+from pipeline.geometry.frame import choose_rank, dominant_basis, joint_structure_matrix
 from pipeline.geometry.moments import Moments
 
 _TINY = 1e-30  # where no residual is left at all, it counts as isotropic
@@ -32,7 +32,7 @@ def spectral_correlation(image_spectrum: Tensor, text_spectrum: Tensor) -> float
     """
     precision = torch.finfo(torch.float64).eps
     logs = [
-        spectrum.clamp(min=precision * float(spectrum[0])).log()
+        spectrum.clamp(min=max(precision * float(spectrum[0]), _TINY)).log()
         for spectrum in (image_spectrum, text_spectrum)
     ]
     return float(torch.corrcoef(torch.stack(logs))[0, 1])
@@ -65,9 +65,9 @@ class Gap:
     """What a gap is made of, decomposed once for both its metrics and its curves.
 
     Spectra fall: `image_spectrum` and `text_spectrum` are the first min(n - 1, d) eigenvalues of
-    the centred covariances, `residual_spectrum` (d,) those of the residual's. `overlaps` (d,)
-    holds O_q for q = 1 .. d. `subspace_energy` (d,) is the residual's energy in each eigenvector
-    of Sigma_x + Sigma_y.
+    the centred covariances, `residual_spectrum` (d,) those of the residual's. `overlaps` holds O_q
+    for q = 1 .. min(n - 1, d): past that eigenvectors are arbitrary. `inside` is the residual's
+    energy in the dominant subspace U of Sigma_x + Sigma_y, of rank auto.
     """
 
     dimension: int
@@ -79,7 +79,7 @@ class Gap:
     residual_norm: float
     pair_distance: float
     residual_spectrum: Tensor
-    subspace_energy: Tensor
+    inside: float
 
     @classmethod
     def of(cls, image: Tensor, text: Tensor) -> Gap:
@@ -89,7 +89,7 @@ class Gap:
         image_values, image_vectors = _descending_vectors(image_covariance)
         text_values, text_vectors = _descending_vectors(text_covariance)
         structure = joint_structure_matrix(text_covariance, image_covariance)
-        structure_vectors = _descending_vectors(structure)[1]
+        subspace = dominant_basis(structure, choose_rank(structure, image_moments.count))
         difference = image - text
         residual = Moments.of(difference)
         residual_covariance = residual.covariance + _TINY * torch.eye(residual.dimension)
@@ -100,41 +100,41 @@ class Gap:
             dimension=image_moments.dimension,
             image_spectrum=image_values[:kept],
             text_spectrum=text_values[:kept],
-            overlaps=_overlaps(image_vectors, text_vectors),
+            overlaps=_overlaps(image_vectors[:, :kept], text_vectors[:, :kept]),
             mean_distance=float(residual.mean.norm()),
             covariance_distance=float(distance),
             residual_norm=_mean_norm(difference - shift),
             pair_distance=_mean_norm(difference),
             residual_spectrum=_descending_eigenvalues(residual_covariance),
-            subspace_energy=torch.einsum(
-                "ij,ij->j", structure_vectors, residual_covariance @ structure_vectors
-            ),
+            inside=float(torch.trace(subspace.T @ residual_covariance @ subspace)),
         )
 
-    def metrics(self, rank: int | None = None) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the gap diagnostics.
 
-        Keys: c_lambda, g_mu, g_sigma, residual_norm (D), residual_ratio, a_r (centred), d_eff,
-        d_eff_share, `o_q` and its `chance_q` for a ladder of q, `e_K` (share of the residual's
-        top-K eigenvalues), and eta_u of the top-`rank` joint subspace (default d / 16, even).
+        Keys: c_lambda, g_mu, g_sigma, pair_distance (mean ||x - y||), residual_norm (D),
+        residual_ratio, a_r (centred), d_eff, d_eff_share, `o_q` and its `chance_q` for a ladder of
+        q, `e_K` (share of the residual's top-K eigenvalues), and eta_u of the joint subspace of
+        rank auto.
         """
         dimension, spectrum = self.dimension, self.residual_spectrum
-        rank = rank or max(2, 2 * (dimension // 32))
         effective = float(spectrum.sum() ** 2 / spectrum.square().sum())
         metrics = {
             "c_lambda": spectral_correlation(self.image_spectrum, self.text_spectrum),
             "g_mu": self.mean_distance,
             "g_sigma": self.covariance_distance,
+            "pair_distance": self.pair_distance,
             "residual_norm": self.residual_norm,
             "residual_ratio": self.residual_norm / max(self.pair_distance, _TINY),
             "a_r": float(spectrum[0] / spectrum.mean()),
             "d_eff": effective,
             "d_eff_share": effective / dimension,
-            "eta_u": float(self.subspace_energy[:rank].sum() / spectrum.sum()),
+            "eta_u": self.inside / float(spectrum.sum()),
         }
         for size in sorted({max(1, dimension // divisor) for divisor in (40, 20, 10, 5)}):
-            metrics[f"o_{size}"] = float(self.overlaps[size - 1])
-            metrics[f"chance_{size}"] = size / dimension
+            if size <= self.overlaps.shape[0]:
+                metrics[f"o_{size}"] = float(self.overlaps[size - 1])
+                metrics[f"chance_{size}"] = size / dimension
             metrics[f"e_{size}"] = float(spectrum[:size].sum() / spectrum.sum())
         return metrics
 
@@ -143,6 +143,6 @@ def _mean_norm(rows: Tensor) -> float:
     return float(rows.norm(dim=1).mean(dtype=torch.float64))
 
 
-def gap_metrics(image: Tensor, text: Tensor, rank: int | None = None) -> dict[str, float]:
+def gap_metrics(image: Tensor, text: Tensor) -> dict[str, float]:
     """Return the gap diagnostics of n pairs, `image` and `text` (n, d); see `Gap.metrics`."""
-    return Gap.of(image, text).metrics(rank)
+    return Gap.of(image, text).metrics()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.geometry.mixing import Mixing, mixing_matrix
+from pipeline.geometry.mixing import MIXING_ROWS, Mixing, mixing_matrix
 
 _ENERGY = 0.99
 _LARGEST_AUTO_RANK = 64
@@ -132,5 +132,8 @@ def fixed_frame(
     `images` (n, d) are what a learned mixing is learned from.
     """
     basis = dominant_basis(structure, rank)
-    coordinates = None if images is None else images.to(basis.dtype) @ basis
+    coordinates = None
+    if mixing == "learned" and images is not None:
+        stride = -(-images.shape[0] // MIXING_ROWS)
+        coordinates = images[::stride].to(basis.dtype) @ basis
     return Frame(basis @ mixing_matrix(mixing, rank, seed, coordinates))

@@ -71,8 +71,7 @@ def learned_mixing(coordinates: Tensor, seed: int) -> Tensor:
     """
     rank = coordinates.shape[1]
     start = _haar_matrix(rank, seed)
-    stride = -(-coordinates.shape[0] // MIXING_ROWS)
-    rows = coordinates[::stride].to(torch.float64) @ start
+    rows = coordinates.to(torch.float64) @ start
     # Drawn weights would take from torch's global generator, and be written over.
     turn = nn.utils.skip_init(nn.Linear, rank, rank, bias=False, dtype=torch.float64)
     nn.init.eye_(turn.weight)

@@ -155,6 +155,7 @@ def _recall(truth: Neighbours, found: Neighbours) -> float:
 def match_ranks(queries: Tensor, targets: Tensor) -> Tensor:
     """Return for each query row i how many targets are more similar than target i, shape (n,).
 
+    Half of the other targets that are as similar count too, so that equal targets are no hits.
     Exact at any size: it counts, and keeps no neighbours.
     """
     step = max(1, _BLOCK_VALUES // targets.shape[0])
@@ -162,5 +163,7 @@ def match_ranks(queries: Tensor, targets: Tensor) -> Tensor:
     for start in range(0, queries.shape[0], step):
         similarity = queries[start : start + step] @ targets.T
         own = torch.arange(start, start + similarity.shape[0]).unsqueeze(1)
-        ranks.append((similarity > similarity.gather(1, own)).sum(dim=1))
+        matched = similarity.gather(1, own)
+        others = (similarity == matched).sum(dim=1) - 1
+        ranks.append((similarity > matched).sum(dim=1) + (others + 1) // 2)
     return torch.cat(ranks)

@@ -11,6 +11,7 @@ from pipeline.geometry.diagnostics import (
     spectral_correlation,
     subspace_overlap,
 )
+from pipeline.geometry.frame import choose_rank
 from pipeline.geometry.moments import Moments
 from tests.geometry.paired import WIDTH, pairs
 from tests.geometry.samples import gaussian, rotation, unit_rows
@@ -19,7 +20,7 @@ from tests.geometry.samples import gaussian, rotation, unit_rows
 @pytest.mark.parametrize("rows", [30, 200])
 def test_gap_metrics_against_numpy(rows):
     image, text, _ = pairs(rows)
-    found = gap_metrics(image, text, rank=6)
+    found = gap_metrics(image, text)
     x, y = image.numpy(), text.numpy()
     sigma_x, sigma_y = (np.cov(cloud, rowvar=False, ddof=0) for cloud in (x, y))
     residual = (x - x.mean(0)) - (y - y.mean(0))
@@ -27,12 +28,14 @@ def test_gap_metrics_against_numpy(rows):
     spectrum = np.sort(np.linalg.eigvalsh(sigma_r))[::-1]
     kept = min(rows - 1, WIDTH)
     logs = [np.log(np.sort(np.linalg.eigvalsh(s))[::-1][:kept]) for s in (sigma_x, sigma_y)]
-    top = np.linalg.svd(sigma_x + sigma_y)[0][:, :6]
+    joint = torch.from_numpy(sigma_x + sigma_y)
+    top = np.linalg.svd(joint.numpy())[0][:, : choose_rank(joint, rows)]
     residual_norm = np.linalg.norm(residual, axis=1).mean()
     expected = {
         "c_lambda": np.corrcoef(*logs)[0, 1],
         "g_mu": np.linalg.norm(x.mean(0) - y.mean(0)),
         "g_sigma": np.linalg.norm(sigma_x - sigma_y) / np.linalg.norm(sigma_x),
+        "pair_distance": np.linalg.norm(x - y, axis=1).mean(),
         "residual_norm": residual_norm,
         "residual_ratio": residual_norm / np.linalg.norm(x - y, axis=1).mean(),
         "a_r": spectrum[0] / (spectrum.sum() / WIDTH),
@@ -46,6 +49,13 @@ def test_gap_metrics_against_numpy(rows):
         expected[f"chance_{q}"] = q / WIDTH
         expected[f"e_{q}"] = spectrum[:q].sum() / spectrum.sum()
     assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_overlaps_end_where_eigenvectors_are_arbitrary():
+    rows, width = 30, 400
+    image, text = (unit_rows(rows, width, seed) for seed in (0, 1))
+    sizes = {name for name in gap_metrics(image, text) if name.startswith("o_")}
+    assert sizes == {"o_10", "o_20"}  # of 10, 20, 40 and 80
 
 
 def test_isotropic_residuals_have_no_anisotropy():

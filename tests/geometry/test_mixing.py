@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.geometry import mixing as mixing_module
+from pipeline.geometry import frame as frame_module
+from pipeline.geometry.frame import fixed_frame
 from pipeline.geometry.mixing import learned_mixing, mixing_matrix, phase_stability
 from tests.geometry.samples import gaussian, rotation
 
@@ -86,6 +87,7 @@ def test_a_learned_mixing_is_the_same_every_time():
 
 def test_a_mixing_is_learned_from_rows_taken_evenly(monkeypatch):
     rows = images(100)
-    monkeypatch.setattr(mixing_module, "MIXING_ROWS", 40)
-    thinned = learned_mixing(rows, 0)
-    assert torch.equal(thinned, learned_mixing(rows[::3], 0))
+    monkeypatch.setattr(frame_module, "MIXING_ROWS", 40)
+    structure = rows.T @ rows
+    thinned = fixed_frame(structure, WIDTH, "learned", 0, rows)
+    assert torch.equal(thinned.basis, fixed_frame(structure, WIDTH, "learned", 0, rows[::3]).basis)
