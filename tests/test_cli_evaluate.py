@@ -163,6 +163,8 @@ def test_evaluations_that_cannot_be(pairs: str, arguments: list[str], code: int,
         (["--image-counts", "100"], "give --out"),
         (["--frontier"], "give --out"),
         (["--fitting", "f.npz", "--split", "0.4"], "--split says nothing with --fitting"),
+        (["--set", "image.path=i"], "image.path says nothing here; only keys of the align section"),
+        (["--set", "align.method=c3"], "align.method says nothing here; name methods with"),
     ],
 )
 def test_wrong_usage_exits_2_before_anything_is_read(arguments: list[str], said: str):
@@ -170,6 +172,24 @@ def test_wrong_usage_exits_2_before_anything_is_read(arguments: list[str], said:
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
     assert "lost.npz" not in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    out = str(tmp_path / "file" / "out")
+    result = invoke("evaluate", "geometry", "lost.npz", "-q", "--out", out)
+    assert result.exit_code == 1
+    assert "cannot write" in error_line(result)
+    assert "lost.npz" not in result.stderr
+
+
+def test_other_sections_of_a_configuration_are_allowed(tmp_path: Path, pairs: str):
+    """The methods are those of --methods, whichever the run of that file fits."""
+    align = {**SMALL_ALIGN, "method": "bures-block"}
+    config = write_config(tmp_path / "c.yaml", {"align": align, "seed": 9})
+    found = evaluate(pairs, "--config", config, "--methods", "realign")
+    assert list(found["methods"]) == ["realign"]
+    assert found["seed"] == 0
 
 
 def test_the_table_of_methods(pairs: str):

@@ -38,13 +38,12 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             result = command(
                 *args, output=Output(verbose=verbose, quiet=quiet, as_json=as_json), **options
             )
+            if as_json and result is not None:
+                click.echo(json.dumps(result, allow_nan=False))
         except click.ClickException:
             raise
         except Exception as error:
             _fail(error, verbose)
-        else:
-            if as_json and result is not None:
-                click.echo(json.dumps(result))
 
     return wrapped
 

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.align.settings import METHODS
-from pipeline.cli.common import Output, common_options, set_option
+from pipeline.cli.common import Output, common_options
 from pipeline.evaluation import DEFAULT_METHODS
 
 
@@ -36,6 +36,20 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is no list of whole numbers like 100,200") from None
 
 
+def _align_settings(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    for setting in value:
+        key = setting.partition("=")[0].strip()
+        if key == "align.method":
+            raise click.BadParameter("align.method says nothing here; name methods with --methods")
+        if not key.startswith("align."):
+            raise click.BadParameter(
+                f"{key} says nothing here; only keys of the align section do, such as align.rank"
+            )
+    return value
+
+
 @evaluate.command()
 @click.argument("pairs", type=click.Path(dir_okay=False))
 @click.option("--split", default=0.5, show_default=True, help="Share of the pairs to fit on.")
@@ -45,7 +59,8 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Splits, with seeds from --seed on, each fitted and measured; figures are their means.",
+    help="Splits, with seeds from --seed on, each fitted and measured; numbers are their means, "
+    "curves are of the first.",
 )
 @click.option(
     "--fitting",
@@ -57,7 +72,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
     "--methods",
     default=",".join(DEFAULT_METHODS),
     callback=_methods,
-    help="Methods to compare, separated by commas; without it all but ablations.",
+    help="Methods to compare, separated by commas; without it all but the ablations of the losses.",
 )
 @click.option(
     "--out",
@@ -77,9 +92,18 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
     help="Fit some methods on that many images too, with and without shrinkage.",
 )
 @click.option(
-    "--config", type=click.Path(dir_okay=False), help="Take the `align` section from this file."
+    "--config",
+    type=click.Path(dir_okay=False),
+    help="Take the `align` section from this file, all but align.method: --methods says which.",
 )
-@set_option
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    callback=_align_settings,
+    metavar="KEY=VALUE",
+    help="Set a key of the `align` section, for example align.rank=32; may be repeated.",
+)
 @common_options
 def geometry(
     pairs: str,
@@ -107,6 +131,10 @@ def geometry(
     if fitting is not None and given is ParameterSource.COMMANDLINE:
         raise click.UsageError("--split says nothing with --fitting: all PAIRS are measured")
     loaded = load_config(config, settings) if config else parse_config(apply_settings({}, settings))
+    from pipeline.storage.locations import check_writable
+
+    if out is not None:
+        check_writable(out)
     from pipeline.evaluation.geometry import evaluate_geometry, separate_rounds, split_rounds
     from pipeline.evaluation.pairs import read_clouds, read_pairs
 
@@ -145,11 +173,16 @@ def compare(folders: Sequence[str], out: str, output: Output) -> dict[str, Any]:
     """Set evaluations side by side: each DIR was written by `evaluate geometry --out DIR`."""
     if len(folders) < 2:
         raise click.UsageError("a comparison needs two folders or more")
+    labelled = _labelled(folders)
+    if Path(out).resolve() in {path.resolve() for path in labelled.values()}:
+        raise click.UsageError(f"--out {out} is one of the folders to compare; give another")
     from pipeline.evaluation.results import read_results
     from pipeline.report.comparison import write_comparison
     from pipeline.report.methods import TABLE_METRICS, run_rows
+    from pipeline.storage.locations import check_writable
 
-    runs = {label: read_results(folder) for label, folder in _labelled(folders).items()}
+    runs = {label: read_results(folder) for label, folder in labelled.items()}
+    check_writable(out)
     page = write_comparison(runs, Path(out))
     metrics = {label: found["metrics"] for label, found in runs.items()}
     columns = ["method", "run", *TABLE_METRICS.values()]

@@ -30,7 +30,7 @@ def verify(dataset: str, output: Output) -> dict[str, Any]:
         click.echo(f"{problem.path}: {problem.what}", err=True)
     if report.problems:
         if output.as_json:
-            click.echo(json.dumps(result))
+            click.echo(json.dumps(result, allow_nan=False))
         click.echo(f"error: {dataset}: {len(report.problems)} problems found", err=True)
         sys.exit(1)
     click.echo(

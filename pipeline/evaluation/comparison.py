@@ -27,6 +27,9 @@ from pipeline.geometry.diagnostics import Gap
 Counted = Callable[[int, int], None]
 """Called with how many are measured and how many there are."""
 
+RESAMPLES = 200
+"""Bootstrap resamples of the held-out pairs."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -68,29 +71,15 @@ def compare(
     held_out: Pairs,
     seed: int = 0,
     *,
-    resamples: int = 200,
-    progress: Counted | None = None,
-) -> dict[str, Any]:
-    """Return every metric of every fitted method on held-out pairs; see `compare_with_curves`."""
-    return compare_with_curves(
-        aligners, held_out, seed, resamples=resamples, progress=progress
-    ).metrics
-
-
-def compare_with_curves(
-    aligners: Mapping[str, Aligner],
-    held_out: Pairs,
-    seed: int = 0,
-    *,
-    resamples: int = 200,
+    resamples: int = RESAMPLES,
     progress: Counted | None = None,
 ) -> Comparison:
     """Measure every fitted method on held-out pairs, with 95 % intervals over the pairs.
 
-    Metrics: `methods` and `intervals` by method and metric, the `gap` before, `n`, `seed`, and
-    whether `neighbours` are `exact`, with the lowest `recall` of a search. Curves: `spectra`,
-    `subspace_overlap`, `residual_spectrum`, `method_spectra`, `training`, and with an AnisoAlign
-    aligner `phases`. Substitutes are made, measured and dropped one method at a time.
+    Metrics: `methods` and `intervals` by method and metric, the `gap` before, `n`, `seed`, the
+    number of `resamples`, and whether `neighbours` are `exact`, with the lowest `recall`. Curves:
+    `spectra`, `subspace_overlap`, `residual_spectrum`, `method_spectra`, `training`, and with an
+    AnisoAlign aligner `phases`. Substitutes are made, measured and dropped one method at a time.
 
     Raises:
         ValueError: when there are too few pairs for their neighbours.
@@ -115,6 +104,7 @@ def compare_with_curves(
         "gap": gap.metrics(),
         "n": held_out.image.shape[0],
         "seed": seed,
+        "resamples": resamples,
         "neighbours": {"exact": shared.exact, "recall": min(recalls, default=1.0)},
     }
     curves = {

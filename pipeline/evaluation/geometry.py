@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from pipeline.align.base import Aligner
 from pipeline.align.settings import AlignSettings
 from pipeline.align.training import Progress
 from pipeline.evaluation.comparison import (
+    RESAMPLES,
     Comparison,
     Counted,
-    compare_with_curves,
+    compare,
     fit_methods,
 )
 from pipeline.evaluation.frontier import DISPLACEMENTS, RANKS, frontier
 from pipeline.evaluation.pairs import Clouds, Pairs, Split, split_pairs, split_rows
-from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.summary import IntervalKind, summarise
 from pipeline.evaluation.target_size import check_image_counts, target_size
 from pipeline.geometry.neighbours import NEIGHBOURS
 
@@ -95,14 +97,19 @@ def evaluate_geometry(
 
     Methods in `fitted` are measured as they are; `ranks` and `displacements` are the frontier's.
     Metrics are as `summarise` has them, with `fitting`: the numbers of images and texts, and
-    whether they are `separate` from the pairs. Curves are those of `compare_with_curves`, with
-    `frontier` and `target_size` where asked for.
+    whether they are `separate` from the pairs. Curves are those of `compare`, with `frontier` and
+    `target_size` where asked for. What is not finite is None in both.
+
+    Intervals of one round, and of rounds that measure on the same pairs, are over the pairs; those
+    of several splits are between splits.
 
     Raises:
         ValueError: for an unknown method, and where a setting does not fit the embeddings.
     """
     first = rounds[0]
     check_image_counts(image_counts, first.fitting.image.shape[0], settings)
+    separate = first.split is None
+    kind: IntervalKind = "pairs" if separate or len(rounds) == 1 else "splits"
     comparisons = []
     for number, one in enumerate(rounds, start=1):
         of_all = f" ({number} of {len(rounds)})" if len(rounds) > 1 else ""
@@ -112,20 +119,19 @@ def evaluate_geometry(
         aligners |= fitted or {}
         with watcher.counted(f"measuring methods{of_all}") as show:
             comparisons.append(
-                compare_with_curves(
+                compare(
                     {name: aligners[name] for name in methods},
                     one.held_out,
                     one.seed,
-                    # Of several rounds the intervals are those between rounds.
-                    resamples=200 if len(rounds) == 1 else 0,
+                    resamples=RESAMPLES if kind == "pairs" else 0,
                     progress=show,
                 )
             )
-    metrics: dict[str, Any] = summarise([comparison.metrics for comparison in comparisons])
+    metrics: dict[str, Any] = summarise([comparison.metrics for comparison in comparisons], kind)
     metrics["fitting"] = {
         "images": first.fitting.image.shape[0],
         "texts": first.fitting.text.shape[0],
-        "separate": first.split is None,
+        "separate": separate,
     }
     curves = comparisons[0].curves
     parts = first.fitting, first.held_out, settings
@@ -139,4 +145,13 @@ def evaluate_geometry(
         with watcher.counted("fitting on fewer images") as show:
             sizes = target_size(*parts, image_counts, first.seed, progress=show)
         curves = {**curves, "target_size": sizes}
-    return Comparison(metrics, curves)
+    return Comparison(_finite(metrics), _finite(curves))
+
+
+def _finite(values: Any) -> Any:
+    """Return values with None, JSON's null, for every number that is NaN or infinite."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    return [_finite(value) for value in values] if isinstance(values, list | tuple) else values

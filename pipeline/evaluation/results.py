@@ -15,7 +15,8 @@ from pipeline.storage import locations
 def write_results(folder: Path, found: Comparison, rounds: Sequence[Round]) -> None:
     """Write metrics.json, curves.json and, where pairs were split, split.json; each file whole.
 
-    split.json holds the positions of one split, or of several under `splits` with their seeds.
+    Numbers are finite or None. split.json holds the positions of one split, or of several under
+    `splits` with their seeds.
 
     Raises:
         ValueError: when the folder cannot be written.
@@ -48,12 +49,12 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, values: Any, indent: int | None = None) -> None:
-    locations.write_bytes(str(path), json.dumps(values, indent=indent).encode())
+    locations.write_bytes(str(path), json.dumps(values, indent=indent, allow_nan=False).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), parse_constant=lambda _: None)  # NaN is not JSON
     except FileNotFoundError:
         raise ValueError(
             f"there is no {path}; write one with `anisoalign evaluate geometry PAIRS --out "

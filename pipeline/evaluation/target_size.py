@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,8 +14,7 @@ from pipeline.align.training import seed_of
 from pipeline.evaluation.comparison import Counted, substitutes
 from pipeline.evaluation.pairs import Clouds, Pairs
 from pipeline.geometry.alignment_metrics import PairedMeasurement
-
-Shrinkage = Literal["none", "ledoit-wolf"]
+from pipeline.geometry.shrinkage import Shrinkage
 
 _FEWEST = 3  # images that support a frame of one block
 # ReAlign reads the trace alone, which no shrinkage changes.

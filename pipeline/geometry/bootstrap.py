@@ -15,7 +15,7 @@ _BLOCK_VALUES = 8_000_000  # pair weights held at once: 64 MB of float64
 class Resamples:
     """How often each of n pairs was drawn in n draws with replacement: `counts` (b, n), float32.
 
-    All methods are measured under the same resamples, so that their differences are paired.
+    All methods are measured under the same resamples.
     """
 
     counts: Tensor

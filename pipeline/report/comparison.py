@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from pipeline.report.figures.drawing import look
 from pipeline.report.figures.runs import draw_run_bars, draw_run_tradeoff, measured_methods
 from pipeline.report.methods import CONTROLS, method_label
-from pipeline.report.metrics import METRICS, diagnostic, figure_text
-from pipeline.report.page import facts, render, write_figures, write_page
+from pipeline.report.metrics import METRICS, diagnostic, figure_text, with_nan
+from pipeline.report.page import exact, facts, render, write_figures, write_page
 from pipeline.report.verdict import verdict
 
 
@@ -24,7 +25,7 @@ def write_comparison(runs: Mapping[str, Mapping[str, Any]], folder: Path) -> Pat
         raise ValueError(
             f"a comparison needs two runs or more, got {len(runs)}; name more run folders"
         )
-    metrics = {label: run["metrics"] for label, run in runs.items()}
+    metrics = {label: with_nan(run["metrics"]) for label, run in runs.items()}
     with look():
         drawings = [draw_run_tradeoff(metrics), draw_run_bars(metrics)]
     html = render(
@@ -52,8 +53,10 @@ def _method_groups(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
             cells = [
                 {
                     "metric": metric,
-                    "difference": _difference(values.get(metric), base.get(metric)),
-                    **_shown(values.get(metric)),
+                    "difference": _difference(
+                        values.get(metric, math.nan), base.get(metric, math.nan)
+                    ),
+                    **_shown(values.get(metric, math.nan)),
                 }
                 for metric in METRICS
             ]
@@ -64,14 +67,12 @@ def _method_groups(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
     return groups
 
 
-def _shown(value: float | None) -> dict[str, str]:
-    if value is None:
-        return {"text": "–", "exact": ""}
-    return {"text": figure_text(value), "exact": repr(float(value))}
+def _shown(value: float) -> dict[str, str]:
+    return {"text": figure_text(value), "exact": exact(value)}
 
 
-def _difference(value: float | None, base: float | None) -> str:
-    if value is None or base is None:
+def _difference(value: float, base: float) -> str:
+    if not math.isfinite(value - base):
         return ""
     return f"{round(value - base, 3) + 0.0:+.3f}"  # plus zero, so that there is no -0.000
 
@@ -80,7 +81,8 @@ def _gap_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for key in dict.fromkeys(key for found in metrics.values() for key in found["gap"]):
         cells = [
-            {"run": label, **_shown(found["gap"].get(key))} for label, found in metrics.items()
+            {"run": label, **_shown(found["gap"].get(key, math.nan))}
+            for label, found in metrics.items()
         ]
         meant = diagnostic(key)
         rows.append({"key": key, "symbol": meant.symbol, "meaning": meant.meaning, "cells": cells})

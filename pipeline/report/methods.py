@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,18 +55,20 @@ def contenders(metrics: Mapping[str, Any]) -> list[str]:
 
 def table_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of methods, figures to three digits."""
-    return [
-        [method_label(name), *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
-        for name, values in metrics["methods"].items()
-    ]
+    return [[method_label(name), *_figures(values)] for name, values in metrics["methods"].items()]
 
 
 def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of several runs: method, run, figures to three digits."""
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics["methods"])
     return [
-        [method_label(name), label, *(f"{values[metric]:.3f}" for metric in TABLE_METRICS)]
+        [method_label(name), label, *_figures(values)]
         for name in names
         for label, metrics in runs.items()
         if (values := metrics["methods"].get(name))
     ]
+
+
+def _figures(values: Mapping[str, float | None]) -> list[str]:
+    shown = (values[metric] for metric in TABLE_METRICS)
+    return ["–" if value is None or not math.isfinite(value) else f"{value:.3f}" for value in shown]

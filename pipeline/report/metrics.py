@@ -113,6 +113,9 @@ DIAGNOSTICS = {
     "g_sigma": Diagnostic(
         "G_Σ", "Distance between the two covariances, relative to that of the images."
     ),
+    "pair_distance": Diagnostic(
+        "mean ‖x−y‖", "Mean distance between an image and its own text, before anything moves."
+    ),
     "residual_norm": Diagnostic(
         "D", "Mean length of what separates a pair once both centres are removed."
     ),
@@ -159,13 +162,16 @@ def split_symbols(text: str) -> list[tuple[str, str]]:
 
 def mixing(m_z: float, m_x: float) -> float:
     """Return the harmonic mean of M_Z and M_X: low as soon as one of them is."""
-    return 2 * m_z * m_x / (m_z + m_x) if m_z + m_x > 0 else 0.0
+    both = m_z + m_x
+    return 2 * m_z * m_x / both if both else 0.0
 
 
 def interval(metrics: Mapping[str, Any], name: str, metric: str) -> tuple[float, float] | None:
     """Return the 95 % interval of a method's metric, None where none was measured."""
     found = metrics.get("intervals", {}).get(name, {}).get(metric)
-    return None if found is None else (float(found[0]), float(found[1]))
+    if found is None or not all(map(math.isfinite, found)):
+        return None
+    return float(found[0]), float(found[1])
 
 
 def mixing_interval(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
@@ -176,8 +182,45 @@ def mixing_interval(metrics: Mapping[str, Any], name: str) -> tuple[float, float
     return mixing(first[0], second[0]), mixing(first[1], second[1])
 
 
+def interval_note(metrics: Mapping[str, Any]) -> str:
+    """Return what the intervals are; empty where none were measured."""
+    kind, splits = metrics.get("interval_kind"), metrics.get("splits", 1)
+    if not metrics.get("intervals"):
+        return ""
+    if kind == "splits":
+        return f"95 % intervals, Student's t over {splits} splits that share pairs"
+    if kind == "pairs":
+        note = "95 % intervals, bootstrap over the held-out pairs with neighbourhoods held fixed"
+        ends = "" if splits == 1 else f", ends averaged over {splits} fits"
+        return f"{note} ({metrics['resamples']} resamples{ends})"
+    return "95 % intervals"
+
+
+def first_round(metrics: Mapping[str, Any], *, what: str = "Curves", of_fit: bool = True) -> str:
+    """Return a sentence that `what` is of the first split or fit; empty where there is but one.
+
+    What no fit has part in (`of_fit` false) is the same for all fits on the same clouds.
+    """
+    if metrics.get("splits", 1) == 1:
+        return ""
+    separate = (metrics.get("fitting") or {}).get("separate", False)
+    if separate and not of_fit:
+        return ""
+    kind = "fit" if separate else "split"
+    return f" {what} are of the first {kind}, seed {metrics['seed']}."
+
+
+def with_nan(values: Any) -> Any:
+    """Return values read from JSON with NaN for null, which stands for what is not finite."""
+    if values is None:
+        return math.nan
+    if isinstance(values, Mapping):
+        return {key: with_nan(value) for key, value in values.items()}
+    return [with_nan(value) for value in values] if isinstance(values, list | tuple) else values
+
+
 def figure_text(value: float) -> str:
-    """Return a number to three digits after the point, one from ten on."""
+    """Return a number to three digits after the point, one from ten on; – where there is none."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -11,10 +11,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from pipeline.report.figures import draw_figures
+from pipeline.report.figures import FIGURE_NAMES, draw_figures
 from pipeline.report.figures.drawing import Drawing, png, svg
 from pipeline.report.methods import CONTROLS, contenders, method_label
-from pipeline.report.metrics import METRICS, diagnostic, figure_text, interval, split_symbols
+from pipeline.report.metrics import (
+    METRICS,
+    diagnostic,
+    figure_text,
+    first_round,
+    interval,
+    interval_note,
+    split_symbols,
+    with_nan,
+)
 from pipeline.report.verdict import verdict
 from pipeline.storage.locations import write_bytes
 
@@ -31,17 +40,18 @@ def write_report(
 ) -> Path:
     """Write index.html and figures/NAME.png and .svg into a folder; returns the page's path.
 
-    `metrics` and `curves` are what metrics.json and curves.json hold. The page holds its figures
-    and styles and loads nothing. The same input gives the same bytes.
+    `metrics` and `curves` are what metrics.json and curves.json hold; None is shown as –. The page
+    holds its figures and styles and loads nothing. The same input gives the same bytes.
     """
+    metrics, curves = with_nan(metrics), with_nan(curves)
     html = render(
         "report.html",
         title=title,
         verdict=verdict(metrics),
         rows=_method_rows(metrics),
-        has_intervals=bool(metrics.get("intervals")),
+        intervals=interval_note(metrics),
         gap=[
-            {"key": key, "text": figure_text(value), "exact": repr(float(value)), **_meaning(key)}
+            {"key": key, "text": figure_text(value), "exact": exact(value), **_meaning(key)}
             for key, value in metrics["gap"].items()
         ],
         sections=write_figures(folder, draw_figures(metrics, curves)),
@@ -53,7 +63,10 @@ def write_report(
 def write_figures(
     folder: Path, sections: Mapping[str, Sequence[Drawing]]
 ) -> dict[str, list[_ShownFigure]]:
-    """Write figures/NAME.png and .svg; returns what the page shows, by section."""
+    """Write figures/NAME.png and .svg; returns what the page shows, by section.
+
+    Figures of a report written here before, which this one has not, are removed.
+    """
     target = folder / "figures"
     shown: dict[str, list[_ShownFigure]] = {}
     for section, drawings in sections.items():
@@ -63,6 +76,11 @@ def write_figures(
             write_bytes(str(target / f"{drawing.name}.png"), png(drawing))
             figure = _ShownFigure(drawing.name, drawing.caption, Markup(text))
             shown.setdefault(section, []).append(figure)
+    written = {figure.name for figures in shown.values() for figure in figures}
+    assert written <= FIGURE_NAMES, f"{written - FIGURE_NAMES} missing in FIGURE_NAMES"
+    for name in FIGURE_NAMES - written:
+        for kind in ("png", "svg"):
+            (target / f"{name}.{kind}").unlink(missing_ok=True)
     return shown
 
 
@@ -79,16 +97,24 @@ def render(template: str, **values: Any) -> str:
 
 
 def facts(metrics: Mapping[str, Any]) -> str:
-    """Return what the numbers rest on: pairs, what was fitted on, seed, splits."""
+    """Return what the numbers rest on: pairs, what was fitted on, seed, splits, intervals."""
     splits, fitting = metrics.get("splits", 1), metrics.get("fitting")
     pairs = f"{metrics['n']:,} held-out pairs"
     if fitting and fitting["separate"]:
         over = "" if splits == 1 else f", the mean of {splits} fits from this seed on"
-        return f"{pairs}, {_fitted_on(fitting)} of their own, seed {metrics['seed']}{over}."
-    over = "one split" if splits == 1 else f"the mean of {splits} splits"
-    if fitting:
-        over += f", {_fitted_on(fitting)}"
-    return f"{pairs}, {over}, seed {metrics['seed']}."
+        resting = f"{pairs}, {_fitted_on(fitting)} of their own, seed {metrics['seed']}{over}."
+    else:
+        over = "one split" if splits == 1 else f"the mean of {splits} splits"
+        if fitting:
+            over += f", {_fitted_on(fitting)}"
+        resting = f"{pairs}, {over}, seed {metrics['seed']}."
+    note = interval_note(metrics)
+    return resting + first_round(metrics) + (f" {note}." if note else "")
+
+
+def exact(value: float) -> str:
+    """Return a number with all its digits, nothing where there is none."""
+    return repr(float(value)) if math.isfinite(value) else ""
 
 
 def _fitted_on(fitting: Mapping[str, Any]) -> str:
@@ -106,7 +132,7 @@ def _method_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {
                     "metric": metric,
                     "text": figure_text(value),
-                    "exact": repr(float(value)),
+                    "exact": exact(value),
                     "best": name not in CONTROLS and value == best[metric],
                     "interval": "–".join(map(figure_text, known)) if known else "",
                 }

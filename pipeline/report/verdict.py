@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.methods import contenders, method_label
-from pipeline.report.metrics import METRICS, figure_text, interval, mixing, mixing_interval
+from pipeline.report.metrics import (
+    METRICS,
+    figure_text,
+    interval,
+    mixing,
+    mixing_interval,
+    with_nan,
+)
 
 KEPT_SHARE = 0.9
 """Share of the best neighbourhood overlap that a method must keep to count as careful."""
@@ -19,8 +26,9 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one sentence: who mixes best, who keeps the texts' geometry, who retrieves best.
 
     Two methods tie where their 95 % intervals overlap; without intervals, where they agree to
-    three digits. Controls never win.
+    three digits. Controls never win, nor do methods whose figure is None or NaN.
     """
+    metrics = with_nan(metrics)
     names = contenders(metrics)
     if not names:
         return "Only controls were measured, so no method wins."
@@ -129,6 +137,7 @@ def _figures(metrics: Mapping[str, Any], names: Sequence[str], shown: Sequence[s
     parts = []
     for metric in shown:
         values = [metrics["methods"][name][metric] for name in names]
-        low, high = figure_text(min(values)), figure_text(max(values))
+        known = [value for value in values if math.isfinite(value)] or [math.nan]
+        low, high = figure_text(min(known)), figure_text(max(known))
         parts.append(f"{METRICS[metric].symbol} {low if low == high else f'{low} to {high}'}")
     return ", ".join(parts)

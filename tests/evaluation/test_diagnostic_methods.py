@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -94,8 +96,13 @@ def test_the_oracle_closes_the_gap_as_its_share_grows(parts: tuple[Pairs, Pairs]
         values = [one[metric] for one in found]
         assert values == sorted(values)
         assert values[-1] > values[0] + 0.1
-    psi = [one["psi"] for one in found]
-    assert psi == sorted(psi, reverse=True)
+    for mixing in ("m_z", "m_x"):
+        values = [one[mixing] for one in found]
+        assert all(after > before - 0.005 for before, after in pairwise(values))
+        assert values[-1] > values[0] + 0.05
+    for kept in ("psi", "omega"):
+        values = [one[kept] for one in found]
+        assert values == sorted(values, reverse=True)
     whole = measured(parts, "oracle", oracle=OracleSettings(share=1.0))
     assert whole["paired_cosine"] == pytest.approx(1, abs=1e-5)
     assert whole["retrieval_r1"] == 1

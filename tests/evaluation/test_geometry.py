@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.align.baselines import Identity
 from pipeline.align.registry import create_aligner
-from pipeline.evaluation.comparison import compare_with_curves, fit_methods
+from pipeline.evaluation.comparison import compare, fit_methods
 from pipeline.evaluation.geometry import evaluate_geometry, separate_rounds, split_rounds
 from pipeline.evaluation.pairs import Clouds, Pairs, split_rows
 from pipeline.evaluation.summary import summarise
@@ -45,6 +48,13 @@ class Recorder:
             yield lambda done, total: None
 
 
+class Alike(Identity):
+    """Moves every text to one place, so that no similarity correlates with another."""
+
+    def transform(self, text: torch.Tensor) -> torch.Tensor:
+        return torch.eye(1, text.shape[1]).expand_as(text)
+
+
 def test_every_split_is_fitted_and_measured_on_its_own():
     rounds = split_rounds(PAIRS, 0.5, seed=4, count=2)
     assert [one.seed for one in rounds] == [4, 5]
@@ -57,8 +67,8 @@ def test_every_split_is_fitted_and_measured_on_its_own():
         assert torch.equal(one.split.held_out, rows.held_out)
         assert torch.equal(one.held_out.image, PAIRS.image[rows.held_out])
         aligners = fit_methods(["identity", "realign"], one.fitting, SMALL, seed)
-        alone.append(compare_with_curves(aligners, one.held_out, seed, resamples=0))
-    expected = summarise([comparison.metrics for comparison in alone])
+        alone.append(compare(aligners, one.held_out, seed, resamples=0))
+    expected = summarise([comparison.metrics for comparison in alone], "splits")
     fitting = {"images": 40, "texts": 40, "separate": False}
     assert found.metrics == {**expected, "fitting": fitting}
     assert found.curves == alone[0].curves
@@ -89,7 +99,7 @@ def test_clouds_of_their_own_leave_all_pairs_to_measure():
     assert list(found.metrics["methods"]) == ["realign", "anisoalign"]
     # The given aligner is measured, not one with this round's seed.
     aligners = {**fit_methods(["realign"], FITTING, SMALL, 1), "anisoalign": own}
-    expected = compare_with_curves(aligners, PAIRS, 1)
+    expected = compare(aligners, PAIRS, 1)
     assert found.metrics["methods"] == expected.metrics["methods"]
     assert found.metrics["intervals"] == expected.metrics["intervals"]
     assert set(found.curves) == {*expected.curves, "frontier", "target_size"}
@@ -98,12 +108,34 @@ def test_clouds_of_their_own_leave_all_pairs_to_measure():
     assert recorder.titles[-2:] == ["measuring the frontier", "fitting on fewer images"]
 
 
-def test_seeds_vary_where_the_clouds_do_not():
+def test_fits_on_the_same_clouds_have_intervals_over_the_pairs():
     rounds = separate_rounds(FITTING, PAIRS, seed=1, count=3)
     assert [one.seed for one in rounds] == [1, 2, 3]
-    found = evaluate_geometry(rounds, ["c3"], SMALL, Recorder())
-    low, high = found.metrics["intervals"]["c3"]["phi"]
-    assert low < found.metrics["methods"]["c3"]["phi"] < high
+    found = evaluate_geometry(rounds, ["centroid", "c3"], SMALL, Recorder()).metrics
+    assert (found["interval_kind"], found["splits"], found["resamples"]) == ("pairs", 3, 200)
+    alone = [
+        evaluate_geometry([one], ["centroid", "c3"], SMALL, Recorder()).metrics for one in rounds
+    ]
+    # The seed varies the noise of C3 and nothing of the centroid, whose pairs vary all the same.
+    assert len({one["methods"]["c3"]["phi"] for one in alone}) == 3
+    assert len({one["methods"]["centroid"]["phi"] for one in alone}) == 1
+    for name in ("centroid", "c3"):
+        expected = np.mean([one["intervals"][name]["phi"] for one in alone], axis=0)
+        assert found["intervals"][name]["phi"] == pytest.approx(expected.tolist())
+        low, high = found["intervals"][name]["phi"]
+        assert low + 1e-3 < found["methods"][name]["phi"] < high - 1e-3
+
+
+def test_what_is_not_finite_is_none():
+    found = evaluate_geometry(
+        separate_rounds(FITTING, PAIRS, 0),
+        ["alike"],
+        SMALL,
+        Recorder(),
+        fitted={"alike": Alike().fit(FITTING.image, FITTING.text)},
+    )
+    assert found.metrics["methods"]["alike"]["psi"] is None
+    json.dumps([found.metrics, found.curves], allow_nan=False)
 
 
 def test_clouds_and_pairs_that_do_not_belong_together():

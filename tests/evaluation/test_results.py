@@ -37,6 +37,18 @@ def test_several_splits_are_listed_and_clouds_have_none(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "curves.json"}
 
 
+def test_numbers_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path):
+    nothing = Comparison({**METRICS, "gap": {"c_lambda": float("nan")}}, {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_results(tmp_path, nothing, [])
+    (tmp_path / "metrics.json").write_text(json.dumps(nothing.metrics))
+    (tmp_path / "curves.json").write_text('{"spectra": [1.0, Infinity, -Infinity]}')
+    assert read_results(tmp_path) == {
+        "metrics": {**METRICS, "gap": {"c_lambda": None}},
+        "curves": {"spectra": [1.0, None, None]},
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -31,7 +31,7 @@ def test_every_count_method_and_shrinkage_once():
     # All images are those of the whole fit, in another order of sums.
     for method, shrinkage in fits[:3]:
         whole = fit_methods([method], FITTING, replace(SMALL, shrinkage=shrinkage), 2)
-        expected = compare(whole, HELD_OUT, 2, resamples=0)["methods"][method]
+        expected = compare(whole, HELD_OUT, 2, resamples=0).metrics["methods"][method]
         assert by_fit[80, method, shrinkage] == pytest.approx(expected, rel=1e-3)
     assert by_fit[20, "bures-gromov", "none"] != by_fit[20, "bures-gromov", "ledoit-wolf"]
     assert by_fit[20, "realign", "none"] != by_fit[80, "realign", "none"]

@@ -45,6 +45,7 @@ def sample_metrics(*, seed: int = 0, intervals: bool = True) -> dict[str, Any]:
             "c_lambda": 0.9412345678901234,
             "g_mu": 0.851,
             "g_sigma": 0.466,
+            "pair_distance": 1.1255,
             "residual_norm": 0.7721,
             "residual_ratio": 0.686,
             "a_r": 12.31,
@@ -64,6 +65,8 @@ def sample_metrics(*, seed: int = 0, intervals: bool = True) -> dict[str, Any]:
         "n": 250,
         "seed": seed,
         "splits": 5,
+        "interval_kind": "splits",
+        "resamples": 0,
     }
     if intervals:
         metrics["intervals"] = {

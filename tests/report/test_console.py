@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.report.console import Reporter
+from pipeline.report.methods import TABLE_METRICS, run_rows, table_rows
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]):
@@ -53,3 +54,11 @@ def test_wide_figures_are_not_cut(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "…" not in out
     assert out.count("0.123") == 8
+
+
+def test_tables_show_a_dash_where_nothing_was_measured():
+    values = dict.fromkeys(TABLE_METRICS, 0.25) | {"psi": None, "a_r": float("nan")}
+    metrics = {"methods": {"realign": values}}
+    expected = ["0.250", "0.250", "0.250", "0.250", "–", "0.250", "–", "0.250"]
+    assert table_rows(metrics) == [["ReAlign", *expected]]
+    assert run_rows({"run": metrics}) == [["ReAlign", "run", *expected]]

@@ -36,6 +36,7 @@ def test_mixing_is_the_harmonic_mean():
     assert mixing(1.0, 0.5) == pytest.approx(2 / 3)
     assert mixing(0.9, 0.0) == 0.0
     assert mixing(0.0, 0.0) == 0.0
+    assert math.isnan(mixing(math.nan, 0.5))
     metrics = {"intervals": {"a": {"m_z": [0.4, 0.6], "m_x": [0.4, 0.6]}}}
     assert mixing_interval(metrics, "a") == pytest.approx((0.4, 0.6))
     assert mixing_interval(metrics, "b") is None

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report.comparison import write_comparison
+from pipeline.report.figures import FIGURE_NAMES, draw_figures
 from pipeline.report.methods import CONTROLS
 from pipeline.report.metrics import METRICS
 from pipeline.report.page import write_report
@@ -101,6 +102,22 @@ def test_a_missing_part_leaves_out_its_figure_alone(tmp_path: Path, part: str):
     assert drawn(write_report(tmp_path, sample_metrics(), curves, "Part")) == rest
 
 
+def test_titles_hold_the_numbers_of_one_split_alone():
+    several, one = sample_metrics(), {**sample_metrics(), "splits": 1}
+    for metrics, spectra, residual in (
+        (one, "Spectra of both modalities, C_λ = 0.941", " A_r = 12.3, d_eff = 14.7 of 64"),
+        (several, "Spectra of both modalities", ""),
+    ):
+        titles = {
+            drawing.name: drawing.title
+            for drawings in draw_figures(metrics, sample_curves()).values()
+            for drawing in drawings
+        }
+        assert set(titles) <= FIGURE_NAMES
+        assert titles["spectra"] == spectra
+        assert titles["residual-spectrum"] == "How isotropic is the residual?" + residual
+
+
 def test_the_frontier_is_spoken_of_only_where_it_is_drawn(report: Path, tmp_path: Path):
     bare = write_report(tmp_path, sample_metrics(), {}, "Bare")
     assert "closed-form" in Page(report).text
@@ -154,6 +171,52 @@ def test_cells_hold_exact_values_and_bold_the_best_contender(report: Path, metri
         cell["data-gap"]: cell["data-value"] for cell in Page(report).of("td") if "data-gap" in cell
     }
     assert {key: float(value or "nan") for key, value in gap.items()} == metrics["gap"]
+
+
+def test_what_could_not_be_measured_is_a_dash_and_never_best(tmp_path: Path):
+    metrics, curves = sample_metrics(), sample_curves()
+    metrics["methods"]["realign"] = dict.fromkeys(metrics["methods"]["realign"])
+    metrics["intervals"]["realign"] = {metric: [None, None] for metric in METRICS}
+    metrics["gap"] = dict.fromkeys(metrics["gap"])
+    curves["method_spectra"]["realign"] = [None] * 64
+    curves["training"]["anisoalign"]["prior"][700:] = [None] * 800
+    for row in (*curves["frontier"]["oracle"], *curves["target_size"][:3]):
+        row["metrics"] = dict.fromkeys(row["metrics"])
+    path = write_report(tmp_path / "one", metrics, curves, "Holes")
+    assert drawn(path) == ALWAYS | set(FIGURES_OF.values())
+    runs = {name: {"metrics": metrics, "curves": curves} for name in ("first", "second")}
+    both = write_comparison(runs, tmp_path / "both")
+    for page in (Page(path), Page(both)):
+        holes = [
+            cell
+            for cell in page.of("td")
+            if cell.get("data-method") == "realign" or "data-gap" in cell
+        ]
+        assert len(holes) >= len(METRICS) + len(metrics["gap"])
+        assert all(cell["data-value"] == "" and cell.get("class") is None for cell in holes)
+        assert page.text.count('data-value="">–</td>') == len(holes)
+        assert ">nan" not in page.text
+
+
+def test_several_splits_say_which_one_the_curves_show(tmp_path: Path):
+    said = "of the first split, seed 0."
+    several, one = sample_metrics(), sample_metrics()
+    one |= {"splits": 1, "interval_kind": "pairs", "resamples": 200}
+    one["fitting"] = {"images": 9, "texts": 9, "separate": True}
+    page = write_report(tmp_path / "several", several, sample_curves(), "x").read_text()
+    captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
+    assert sum(said in caption for caption in captions) == 9  # all but bars of means
+    assert said in page.split('id="facts"')[1]
+    assert "C<sub>λ</sub> = " not in page
+    assert "Student&#39;s t over 5 splits that share pairs." in page
+    alone = write_report(tmp_path / "one", one, sample_curves(), "x").read_text()
+    assert said not in alone
+    assert "held fixed (200 resamples)." in alone
+    # Fits on the same clouds see the same gap.
+    fits = {**one, "splits": 3}
+    page = write_report(tmp_path / "fits", fits, sample_curves(), "x").read_text()
+    captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
+    assert sum("of the first fit, seed 0." in caption for caption in captions) == 6
 
 
 def test_foreign_names_stay_text(tmp_path: Path):

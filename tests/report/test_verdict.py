@@ -105,8 +105,17 @@ def test_controls_never_win():
 
 def test_what_could_not_be_measured_never_wins():
     nothing = float("nan")
-    sentence = verdict(
-        measured({"c3": (nothing, nothing, nothing, 0.1), "realign": (0.5, 0.5, 0.5, 0.4)})
-    )
+    metrics = measured({"c3": (nothing, nothing, nothing, 0.1), "realign": (0.5, 0.5, 0.5, 0.4)})
+    sentence = verdict(metrics)
     assert sentence.startswith("ReAlign mixes best")
     assert "C3" not in sentence
+    for metric in ("m_z", "m_x", "omega", "psi"):
+        metrics["methods"]["c3"][metric] = None
+        metrics["intervals"]["c3"][metric] = [None, None]
+    assert verdict(metrics) == sentence
+
+
+def test_a_winner_may_lack_a_figure_beside_it():
+    metrics = measured({"c3": (0.1, 0.1, 0.9, 0.1), "realign": (0.5, 0.5, 0.5, 0.4)})
+    metrics["methods"]["c3"]["psi"] = None
+    assert "C3 keeps most of the texts' geometry (Ω 0.900, Ψ –)" in verdict(metrics)

@@ -41,6 +41,27 @@ _FIGURES: dict[str, tuple[tuple[str | None, _Draw], ...]] = {
 }
 
 
+FIGURE_NAMES = frozenset(
+    {
+        "centroid-and-residual",
+        "spectra",
+        "subspace-overlap",
+        "residual-spectrum",
+        "tradeoff",
+        "tradeoff-close",
+        "mixing",
+        "semantics",
+        "method-spectra",
+        "training",
+        "phases",
+        "target-size",
+        "run-tradeoff",
+        "run-bars",
+    }
+)
+"""The names of all figures of reports and comparisons, by which files of old ones are known."""
+
+
 def draw_figures(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> dict[str, list[Drawing]]:
     """Return the figures by section; a figure whose part of the curves is missing is left out."""
     with look():

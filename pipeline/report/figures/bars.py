@@ -20,7 +20,7 @@ from pipeline.report.figures.drawing import (
     visible,
 )
 from pipeline.report.methods import CONTROLS, method_label
-from pipeline.report.metrics import METRICS, figure_text, interval
+from pipeline.report.metrics import METRICS, figure_text, first_round, interval
 
 _CONTROL_HATCH = "////"
 
@@ -104,6 +104,8 @@ def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
     dimension = max(len(values) for values in curves["method_spectra"].values())
     for position, (name, values) in enumerate(curves["method_spectra"].items()):
         shown = visible(values)
+        if not shown:
+            continue
         axes[0, 0].plot(
             range(1, len(shown) + 1),
             shown,
@@ -126,6 +128,7 @@ def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
         "method-spectra",
         title,
         "The spectrum of image minus substitute: the lower a curve starts and the flatter it runs "
-        "towards the dotted line, the less structure is left that alignment could have removed.",
+        "towards the dotted line, the less structure is left that alignment could have removed."
+        + first_round(metrics),
         figure,
     )

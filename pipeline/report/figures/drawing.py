@@ -130,7 +130,7 @@ def handle(label: str, **style: Any) -> Any:
 
 def visible(values: Sequence[float]) -> list[float]:
     """Return falling eigenvalues without those zero to rounding, which stretch a log axis."""
-    return [value for value in values if value > _SMALLEST_SHARE * values[0]]
+    return [value for value in values if value > _SMALLEST_SHARE * values[0]]  # none of NaN
 
 
 def legend_below(figure: Any, handles: Iterable[Any], columns: int) -> None:

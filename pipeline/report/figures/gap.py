@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
@@ -16,12 +17,15 @@ from pipeline.report.figures.drawing import (
     panels,
     visible,
 )
-from pipeline.report.metrics import figure_text
+from pipeline.report.metrics import figure_text, first_round
 
 
 def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw the eigenvalues of both modalities on a log axis."""
-    title = f"Spectra of both modalities, C_λ = {figure_text(metrics['gap']['c_lambda'])}"
+    title = "Spectra of both modalities"
+    note = first_round(metrics, of_fit=False)
+    if not note:  # else the number, a mean over splits, is not that of the curves
+        title += f", C_λ = {figure_text(metrics['gap']['c_lambda'])}"
     figure, axes = panels(title, 1, 1, 3.0)
     for side, colour, line, marker in (
         ("image", IMAGE_COLOUR, "-", "o"),
@@ -44,7 +48,8 @@ def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawi
         "spectra",
         title,
         "Each curve ranks the variances of a cloud along its own main directions: curves of the "
-        "same shape mean that both modalities spread alike, even where they point elsewhere.",
+        "same shape mean that both modalities spread alike, even where they point elsewhere."
+        + note,
         figure,
     )
 
@@ -71,7 +76,8 @@ def draw_subspace_overlap(metrics: Mapping[str, Any], curves: Mapping[str, Any])
         "subspace-overlap",
         title,
         "Share of the top q directions that images and texts have in common: the further above "
-        "chance, the more of the gap can be treated in one shared subspace.",
+        "chance, the more of the gap can be treated in one shared subspace."
+        + first_round(metrics, of_fit=False),
         figure,
     )
 
@@ -82,13 +88,14 @@ def draw_centroid_and_residual(metrics: Mapping[str, Any], curves: Mapping[str, 
     title = "What the gap is made of"
     figure, axes = panels(title, 1, 1, 2.1)
     bars = (
-        ("pair distance\nmean ‖x − y‖", gap["residual_norm"] / gap["residual_ratio"], GREY, ""),
+        ("pair distance\nmean ‖x − y‖", gap["pair_distance"], GREY, ""),
         ("centroid gap\n$G_{\\mathrm{μ}}$", gap["g_mu"], TEXT_COLOUR, "//"),
         ("residual\n$D$", gap["residual_norm"], IMAGE_COLOUR, ".."),
     )
     for position, (_, value, colour, hatch) in enumerate(bars):
         axes[0, 0].barh(position, value, color=colour, hatch=hatch, edgecolor="white")
-        axes[0, 0].text(value, position, f" {figure_text(value)}", va="center")
+        end = value if math.isfinite(value) else 0.0
+        axes[0, 0].text(end, position, f" {figure_text(value)}", va="center")
     axes[0, 0].set_yticks(range(len(bars)), [label for label, *_ in bars])
     axes[0, 0].invert_yaxis()
     axes[0, 0].grid(visible=False, axis="y")
@@ -107,10 +114,12 @@ def draw_residual_spectrum(metrics: Mapping[str, Any], curves: Mapping[str, Any]
     """Draw the spectrum of the centred residual and its cumulative energy against isotropy."""
     shares = [float(share) for share in curves["residual_spectrum"]]
     gap, dimension = metrics["gap"], len(shares)
-    title = (
-        f"The residual is not isotropic: A_r = {figure_text(gap['a_r'])}, "
-        f"d_eff = {gap['d_eff']:.1f} of {dimension}"
-    )
+    title = "How isotropic is the residual?"
+    note = first_round(metrics, of_fit=False)
+    if not note:  # else the numbers, means over splits, are not those of the curves
+        title += (
+            f" A_r = {figure_text(gap['a_r'])}, d_eff = {figure_text(gap['d_eff'])} of {dimension}"
+        )
     figure, axes = panels(title, 2, 1, 4.6, sharex=True)
     numbers = range(1, dimension + 1)
     spectrum, energy = axes[0, 0], axes[1, 0]
@@ -122,7 +131,10 @@ def draw_residual_spectrum(metrics: Mapping[str, Any], curves: Mapping[str, Any]
     spectrum.set(yscale="log", ylabel="share of the variance")
     energy.plot([0, *numbers], [0, *accumulate(shares)], color=IMAGE_COLOUR)
     energy.plot([0, dimension], [0, 1], color=GREY, linestyle="--")
-    energy.axvline(gap["d_eff"], color=TEXT_COLOUR, linestyle=":", label="effective dimension")
+    mean = ", mean over splits" if note else ""
+    energy.axvline(
+        gap["d_eff"], color=TEXT_COLOUR, linestyle=":", label=f"effective dimension{mean}"
+    )
     energy.set(xlabel="directions K, strongest first", ylabel="cumulative energy E(K)")
     energy.set_ylim(0, 1.02)
     entries = [*spectrum.get_legend_handles_labels()[0], *energy.get_legend_handles_labels()[0]]
@@ -131,6 +143,6 @@ def draw_residual_spectrum(metrics: Mapping[str, Any], curves: Mapping[str, Any]
         "residual-spectrum",
         title,
         "The further the curves bend away from the dashed lines, the fewer directions hold what "
-        "separates pairs, and the more it pays to correct these directions alone.",
+        "separates pairs, and the more it pays to correct these directions alone." + note,
         figure,
     )

@@ -19,7 +19,12 @@ from pipeline.report.figures.drawing import (
     plain,
 )
 from pipeline.report.figures.labels import Point, number_points
-from pipeline.report.figures.tradeoff import MIXING_LABEL, draw_point, mixing_methods
+from pipeline.report.figures.tradeoff import (
+    MIXING_LABEL,
+    draw_point,
+    is_known,
+    mixing_methods,
+)
 from pipeline.report.methods import method_label
 from pipeline.report.metrics import METRICS, interval, mixing
 
@@ -51,7 +56,7 @@ def draw_run_tradeoff(metrics: Runs) -> Drawing:
             trail = _trail(panel, metrics, name)
             for start, end in pairwise(trail):
                 panel.plot(*zip(start, end, strict=True), "-", color=colour(name), linewidth=0.9)
-            last[str(number)] = trail[-1]
+            last |= {str(number): point for point in trail[-1:]}
         panel.margins(0.08)
         panel.set_title(heading, loc="left")
         panel.set_ylabel(f"Ω, {METRICS['omega'].name}")
@@ -102,6 +107,8 @@ def _trail(panel: Any, metrics: Runs, name: str) -> list[Point]:
         if values is None:
             continue
         where = (mixing(values["m_z"], values["m_x"]), values["omega"])
+        if not is_known(where):
+            continue
         draw_point(panel, name, where, _RUN_MARKERS[position % len(_RUN_MARKERS)])
         trail.append(where)
     return trail

@@ -20,7 +20,7 @@ from pipeline.report.figures.drawing import (
 )
 from pipeline.report.figures.labels import Point, number_points
 from pipeline.report.methods import contenders, method_label
-from pipeline.report.metrics import METRICS, interval, mixing, mixing_interval
+from pipeline.report.metrics import METRICS, first_round, interval, mixing, mixing_interval
 
 _SOURCE_METRICS = ("omega", "psi")
 _STEPS_BETWEEN = 40
@@ -36,13 +36,15 @@ MIXING_LABEL = "mixing M (harmonic mean of M_Z and M_X)"
 
 def draw_tradeoff(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw Omega and Psi of every method against its mixing, and the closed-form frontier."""
+    frontier = curves.get("frontier") or {}
     title = "Entering the images against keeping the texts"
     return Drawing(
         "tradeoff",
         title,
         "Right is better mixed with the images, up keeps more of the texts; numbers name the "
-        "methods, and bars are 95 % intervals, those of the mixing from both ends of M_Z and M_X.",
-        _draw(metrics, curves.get("frontier") or {}, list(metrics["methods"]), title),
+        "methods, and bars are 95 % intervals, those of the mixing from both ends of M_Z and M_X."
+        + _of_first(metrics, frontier),
+        _draw(metrics, frontier, list(metrics["methods"]), title),
     )
 
 
@@ -62,9 +64,13 @@ def draw_tradeoff_close(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
     return Drawing(
         "tradeoff-close",
         title,
-        f"{caption}.",
+        f"{caption}.{_of_first(metrics, frontier)}",
         _draw(metrics, frontier, near, title, close=True),
     )
+
+
+def _of_first(metrics: Mapping[str, Any], frontier: Mapping[str, Any]) -> str:
+    return first_round(metrics, what="The lines of the frontier") if frontier else ""
 
 
 def mixing_methods(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -74,6 +80,7 @@ def mixing_methods(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for found in runs.values()
         for name in contenders(found)
     }
+    mixed = {name: value for name, value in mixed.items() if math.isfinite(value)}
     best = max(mixed.values(), default=0.0)
     near = [name for name, value in mixed.items() if value >= _CLOSE_SHARE * best]
     return near or [name for found in runs.values() for name in found["methods"]]
@@ -100,6 +107,8 @@ def _draw(
     ends: list[list[Point]] = []
     for panel, metric in zip(axes[:, 0], _SOURCE_METRICS, strict=True):
         for name, where in zip(names, points[metric], strict=True):
+            if not is_known(where):
+                continue
             _interval_bars(
                 panel, where, mixing_interval(metrics, name), interval(metrics, name, metric)
             )
@@ -121,7 +130,11 @@ def _draw(
     )
     figure.draw_without_rendering()  # so that the panels have their size when numbers are placed
     for panel, metric, blocked in zip(axes[:, 0], _SOURCE_METRICS, ends, strict=True):
-        number_points(panel, points[metric], numbers, blocked)
+        numbered = zip(points[metric], numbers, strict=True)
+        known = [(where, number) for where, number in numbered if is_known(where)]
+        number_points(
+            panel, [where for where, _ in known], [number for _, number in known], blocked
+        )
     return figure
 
 
@@ -175,6 +188,8 @@ def draw_frontier(
         for rank in sorted({row["rank"] for row in rows}):
             chosen = [row for row in rows if row["rank"] == rank]
             points = _path(sorted(chosen, key=lambda row: row["displacement"]), metric)
+            if not points:
+                continue
             panel.plot(
                 *zip(*points, strict=True), _line(name), color=colour(name), linewidth=_LINE_WIDTH
             )
@@ -203,8 +218,8 @@ def draw_frontier(
     if "oracle" in frontier:
         limits = panel.axis()
         rows = sorted(frontier["oracle"], key=lambda row: row["alpha"])
-        points = _path(rows, metric)
-        panel.plot(*zip(*points, strict=True), _ORACLE_LINE, color=colour("oracle"), linewidth=1.2)
+        xs, ys = ([point[axis] for point in _path(rows, metric)] for axis in (0, 1))
+        panel.plot(xs, ys, _ORACLE_LINE, color=colour("oracle"), linewidth=1.2)
         if close:
             panel.axis(limits)
     return [line[-1] for line in lines]
@@ -216,7 +231,13 @@ def _line(name: str) -> str:
 
 def _path(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Point]:
     found = [row["metrics"] for row in rows]
-    return [(mixing(values["m_z"], values["m_x"]), values[metric]) for values in found]
+    points = [(mixing(values["m_z"], values["m_x"]), values[metric]) for values in found]
+    return [point for point in points if is_known(point)]
+
+
+def is_known(point: Point) -> bool:
+    """Return whether a point has both coordinates."""
+    return all(map(math.isfinite, point))
 
 
 def _frontier_entries(frontier: Mapping[str, Any]) -> list[Any]:

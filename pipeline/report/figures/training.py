@@ -22,7 +22,7 @@ from pipeline.report.figures.drawing import (
 )
 from pipeline.report.figures.tradeoff import method_entry
 from pipeline.report.methods import method_label
-from pipeline.report.metrics import METRICS, mixing
+from pipeline.report.metrics import METRICS, first_round, mixing
 
 _STAGES = {"prior": "Stage I, phase prior", "refiner": "Stage II, refiner"}
 _MOST_STEPS_DRAWN = 1000
@@ -79,7 +79,8 @@ def draw_training(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Draw
         "training",
         title,
         "A dark curve that has gone flat has learnt what it can; one that still falls at the right "
-        "edge wants more steps, and one that rises wants a smaller learning rate.",
+        "edge wants more steps, and one that rises wants a smaller learning rate."
+        + first_round(metrics),
         figure,
     )
 
@@ -114,7 +115,10 @@ def draw_phases(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
         lengths = {
             cloud: [math.sqrt(density) for density in phases[cloud][row]] for cloud in clouds
         }
-        longest = max(max(values) for values in lengths.values())
+        longest = max(
+            (value for values in lengths.values() for value in values if math.isfinite(value)),
+            default=0.0,
+        )
         for panel, cloud in zip(axes[row], clouds, strict=True):
             label, shade, hatch = _CLOUDS[cloud]
             panel.bar(
@@ -138,7 +142,8 @@ def draw_phases(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
         "phases",
         title,
         "A wedge's area is the share of samples with that phase (radians): after alignment the "
-        "roses on the right should look like those of the images on the left.",
+        "roses on the right should look like those of the images on the left."
+        + first_round(metrics, what="Phases"),
         figure,
     )
 
@@ -192,7 +197,8 @@ def draw_target_size(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> D
         "target-size",
         title,
         "Where a curve goes flat, more images no longer help; where the dashed curve lies above "
-        "the solid one, shrinking the covariances pays (M is the harmonic mean of M_Z and M_X).",
+        "the solid one, shrinking the covariances pays (M is the harmonic mean of M_Z and M_X)."
+        + first_round(metrics),
         figure,
     )
 
