@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,48 @@ def test_alignment_mixes_more_than_realign_on_both_sides(finished: tuple[Path, s
     methods = _summary(finished)["evaluation"]["methods"]
     assert methods["anisoalign"]["m_z"] > methods["realign"]["m_z"] > methods["identity"]["m_z"]
     assert methods["anisoalign"]["m_x"] > methods["realign"]["m_x"] > methods["identity"]["m_x"]
+
+
+def test_alignment_keeps_the_text_as_realign_does(finished: tuple[Path, str]) -> None:
+    methods = _summary(finished)["evaluation"]["methods"]
+    found, reference = methods["anisoalign"], methods["realign"]
+    assert found["psi"] >= 0.95
+    assert found["omega"] >= 0.9
+    assert abs(found["phi"] - reference["phi"]) <= 0.02
+    assert abs(found["delta_mu"] - reference["delta_mu"]) <= 0.005
+    assert found["retrieval_r1"] >= reference["retrieval_r1"] - 0.01
+
+
+def test_alignment_lies_outside_the_frontier_of_closed_forms(finished: tuple[Path, str]) -> None:
+    folder = finished[0] / "report"
+    found = _summary(finished)["evaluation"]["methods"]["anisoalign"]
+    curves = json.loads((folder / "curves.json").read_text())["frontier"]
+    points = [
+        point["metrics"] for name in ("bures-block", "bures-subspace") for point in curves[name]
+    ]
+    reaching = [point for point in points if min(point["m_z"], point["m_x"]) >= found["m_z"]]
+    assert reaching  # the frontier goes as far, and pays more for it
+    assert all(point["omega"] < found["omega"] - 0.02 for point in reaching)
+
+
+def test_diagnostic_methods_behave_as_the_paper_says(finished: tuple[Path, str]) -> None:
+    folder = finished[0] / "report"
+    methods = _summary(finished)["evaluation"]["methods"]
+    assert methods["identity"]["m_z"] == methods["identity"]["m_x"] == 0
+    assert methods["identity"]["omega"] == 1
+    assert min(methods["permuted"]["m_z"], methods["permuted"]["m_x"]) > 0.97
+    assert abs(methods["permuted"]["psi"]) < 0.05
+    assert methods["permuted"]["retrieval_r1"] < 0.01
+    assert methods["moment"]["m_z"] > methods["realign"]["m_z"]
+    assert methods["moment"]["omega"] < methods["realign"]["omega"] - 0.1
+    oracle = json.loads((folder / "curves.json").read_text())["frontier"]["oracle"]
+    assert [point["alpha"] for point in oracle] == sorted(point["alpha"] for point in oracle)
+    for metric in ("paired_cosine", "m_z", "m_x"):
+        values = [point["metrics"][metric] for point in oracle]
+        assert all(later > earlier - 0.03 for earlier, later in pairwise(values)), metric
+        assert values[-1] > values[0]
+    kept = [point["metrics"]["omega"] for point in oracle]
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_readme_reads_the_corpus_without_ray(finished: tuple[Path, str], tmp_path: Path) -> None:
