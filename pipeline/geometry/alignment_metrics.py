@@ -21,7 +21,7 @@ _SIMILARITY_PAIRS = 200_000
 _SIMILARITY_BLOCK = 10_000
 _RITZ_VECTORS = 64
 _DEPTHS = (1, 5, 10)
-_TINY = 1e-30  # added to every variance: where no residual is left, it counts as isotropic
+_TINY = 1e-12  # added to every variance: a residual of rounding errors counts as isotropic
 
 
 @dataclass(frozen=True)
