@@ -37,7 +37,7 @@ from pipeline.align.training import (
 )
 from pipeline.geometry.circular import PhaseStructure
 from pipeline.geometry.frame import Frame
-from pipeline.geometry.mixing import MIXING_ROWS
+from pipeline.geometry.mixing import mixing_rows
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.polar import Polar, to_polar
 from pipeline.geometry.radial import RadialTransport
@@ -135,7 +135,7 @@ class AnisoAlign(Aligner):
     @property
     def images_wanted(self) -> int:
         """Number of image rows that a mixing is learned from."""
-        return MIXING_ROWS if self.settings.mixing == "learned" else 0
+        return mixing_rows(self.settings.mixing)
 
     @property
     def measures_text(self) -> bool:

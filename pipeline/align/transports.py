@@ -12,7 +12,7 @@ from pipeline.align.baselines import AffineAligner
 from pipeline.align.frames import FrozenFrame
 from pipeline.align.settings import AlignSettings, AnisoAlignSettings, Initialization
 from pipeline.geometry.frame import Frame
-from pipeline.geometry.mixing import MIXING_ROWS
+from pipeline.geometry.mixing import Mixing, mixing_rows
 from pipeline.geometry.moments import Moments
 
 
@@ -66,9 +66,9 @@ class SubspaceTransport(AffineAligner):
 
     def freeze(self, image: Moments, text: Moments, images: Tensor | None = None) -> FrozenFrame:
         """Return the frame of merged moments, which displacement and isometry leave as it is."""
-        # Without blocks nothing depends on the mixing.
-        mixing = self.settings.mixing if "mixing" in self.used else "identity"
-        return FrozenFrame.of(image, text, self.settings, self.seed, mixing=mixing, images=images)
+        return FrozenFrame.of(
+            image, text, self.settings, self.seed, mixing=self._mixing, images=images
+        )
 
     def fit_frozen(self, frozen: FrozenFrame, image: Moments, text: Moments) -> Self:
         """Fix A and D in a frame from `freeze`; `calibrate` must follow; returns self."""
@@ -84,7 +84,12 @@ class SubspaceTransport(AffineAligner):
     @property
     def images_wanted(self) -> int:
         """Number of image rows that a mixing is learned from."""
-        return MIXING_ROWS if "mixing" in self.used and self.settings.mixing == "learned" else 0
+        return mixing_rows(self._mixing)
+
+    @property
+    def _mixing(self) -> Mixing:
+        # Without blocks nothing depends on the mixing.
+        return self.settings.mixing if "mixing" in self.used else "identity"
 
     @property
     def frame(self) -> Frame:

@@ -19,6 +19,11 @@ _STEPS = 300
 _LEARNING_RATE = 0.05
 
 
+def mixing_rows(mixing: Mixing) -> int:
+    """Return how many image rows a kind of mixing looks at, at most: none but a learned one's."""
+    return MIXING_ROWS if mixing == "learned" else 0
+
+
 def mixing_matrix(mixing: Mixing, rank: int, seed: int, coordinates: Tensor | None) -> Tensor:
     """Return R in O(r), shape (r, r), float64: learned, Haar-random or the identity.
 
