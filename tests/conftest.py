@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.object_store import ObjectStore, forget_connections, running_object_store
 
 # The same examples on every machine and run; a loaded machine fails no test by being slow.
 settings.register_profile("anisoalign", deadline=None, derandomize=True)
@@ -25,8 +28,11 @@ def short_folder() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """Keep one Ray of two CPUs running, which every flow of the session uses and leaves running."""
+def local_ray(object_store: ObjectStore) -> Iterator[None]:
+    """Keep one Ray of two CPUs running, which every flow of the session uses and leaves running.
+
+    Its workers know the object store; the driver does inside `bucket_folder`.
+    """
     import ray
 
     # Not below tmp_path: the path of a Unix socket may have 107 bytes.
@@ -38,13 +44,15 @@ def local_ray() -> Iterator[None]:
         patch.setenv("RAY_TRAIN_V2_ENABLED", "1")
         patch.delenv("RAY_ADDRESS", raising=False)
         try:
-            ray.init(
-                num_cpus=2,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=folder,
-            )
+            with pytest.MonkeyPatch.context() as of_workers:
+                object_store.use(of_workers)
+                ray.init(
+                    num_cpus=2,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=folder,
+                )
             yield
         finally:
             ray.shutdown()
@@ -68,3 +76,35 @@ def cloud_run(
 
     output = tmp_path_factory.mktemp("cloud-run") / "run"
     return output, execute(cloud_config(clouds, output))
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """Keep one S3 server running, with a proxy before it that makes 5 % of the requests fail."""
+    with running_object_store() as store:
+        yield store
+
+
+_FOLDERS = itertools.count(1)
+
+
+@pytest.fixture
+def bucket_folder(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return a fresh `s3://` folder that this process, and those it starts, can use.
+
+    The workers of `local_ray` can; for those of another Ray see tests/object_store.py.
+    """
+    object_store.use(monkeypatch)
+    object_store.proxy.reset()
+    forget_connections()
+    yield f"s3://{object_store.bucket}/folder-{next(_FOLDERS)}"
+    object_store.proxy.reset()
+    forget_connections()
+
+
+@pytest.fixture(params=["folder", "object store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty folder, once on this machine and once on a failing S3 store."""
+    if request.param == "folder":
+        return str(tmp_path)
+    return str(request.getfixturevalue("bucket_folder"))

@@ -68,6 +68,8 @@ def read_artifact(url: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ValueError(f"{TENSORS} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}")
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
+        if _named(data) != len(tensors):
+            raise ValueError("a name stands twice in its header")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{TENSORS} in {redact_url(url)} is damaged: {line}") from error
@@ -116,8 +118,16 @@ def _read_config(url: str) -> dict[str, Any]:
     return whole
 
 
+def _named(data: bytes) -> int:
+    """Return how many tensors a header names; safetensors keeps the last of equal names."""
+    stop = 8 + int.from_bytes(data[:8], "little")
+    pairs = json.loads(data[8:stop], object_pairs_hook=list)
+    return sum(name != "__metadata__" for name, _ in pairs)
+
+
 def _read_file(url: str, name: str) -> bytes:
     try:
-        return locations.read_bytes(locations.join_inside(url, name))
+        # Not `join_inside`: the names are ours, and a downloaded model is a folder of links.
+        return locations.read_bytes(locations.join(url, name))
     except FileNotFoundError as error:
         raise ValueError(f"{redact_url(url)} is not a whole artifact: {name} is missing") from error

@@ -1,136 +1,149 @@
-"""Places: any fsspec URL (local path, file://, s3://, memory://) as one kind of name.
+"""Files at places: any fsspec URL (local path, file://, s3://, memory://) behind one set of calls.
 
-A URL here is a plain string. Messages show URLs through `redact_url`, so that no credential that
-someone put in a URL reaches a log, an error or a manifest.
+What a store fails at for a moment (throttling, a lost connection, a cut answer) is tried again
+here, and nowhere else. Deleting a file twice and writing the same bytes twice are harmless.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+from pipeline.storage import local_files, object_stores
+from pipeline.storage.errors import UnwritableError, reading, writing
+from pipeline.storage.object_stores import RangeFile, entry_identity, is_s3
+from pipeline.storage.places import (
+    absolute,
+    is_hidden,
+    join,
+    join_inside,
+    listed,
+    rebuilt,
+    redact_url,
+    resolve,
+)
+from pipeline.storage.retrying import TruncatedError, error_code, retried
+
+__all__ = [
+    "FileEntry",
+    "UnwritableError",
+    "abort_uploads",
+    "absolute",
+    "check_writable",
+    "create_exclusively",
+    "exists",
+    "file_entry",
+    "glob_files",
+    "is_folder",
+    "join",
+    "join_inside",
+    "list_files",
+    "listed",
+    "open_for_reading",
+    "read_bytes",
+    "redact_url",
+    "remove",
+    "remove_files",
+    "remove_leftovers",
+    "resolve",
+    "write_bytes",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """One listed file: its full URL, its name relative to the listed folder, its size in bytes."""
+    """One file: full URL, name relative to the listed folder, bytes, and what changes with it.
+
+    `identity` is the entity tag of an object, or inode, times and size of a local file; None where
+    the store tells nothing. Equal identities of one URL mean the same content.
+    """
 
     url: str
     name: str
     size: int
-
-
-def redact_url(text: str) -> str:
-    """Return `text` with `user:password@`, query and fragment of every URL in it masked."""
-
-    def mask(match: re.Match[str]) -> str:
-        scheme, rest = match.group(0).split("://", 1)
-        authority, slash, path = rest.partition("/")
-        authority = "***@" + authority.rsplit("@", 1)[1] if "@" in authority else authority
-        rest = authority + slash + path
-        if scheme.lower() in {"http", "https"} or "=" in rest:
-            rest = re.sub(r"[?#].*", "?***", rest)
-        return f"{scheme}://{rest}"
-
-    return _URL_IN_TEXT.sub(mask, text)
-
-
-def resolve(url: str) -> tuple[Any, str]:
-    """Return the fsspec filesystem of a URL and the path inside it (absolute if local).
-
-    Raises:
-        ValueError: if the URL is empty, holds NUL, or its protocol is unknown or not installed.
-    """
-    if not url or "\0" in url:
-        raise ValueError(f"{url!r} is not a path or URL")
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
-        raise ValueError(f"cannot use the location {redact_url(url)}: {_reason(error)}") from error
-    return filesystem, str(path)
-
-
-def absolute(url: str) -> str:
-    """Return a URL that means the same in every process: relative local paths made absolute."""
-    filesystem, path = resolve(url)
-    return path if isinstance(filesystem, LocalFileSystem) else url.rstrip("/")
-
-
-def join(url: str, *parts: str) -> str:
-    """Return `url/part/part`; the parts are the program's own names (else see `join_inside`)."""
-    return "/".join([url.rstrip("/"), *parts])
-
-
-def join_inside(root: str, relative: str) -> str:
-    """Return `root/relative` after making sure that it stays in `root`.
-
-    Raises:
-        ValueError: if `relative` is empty, absolute, a URL, or has `.`, `..`, NUL or a backslash.
-    """
-    segments = relative.split("/")
-    if (
-        any(segment in {"", ".", ".."} for segment in segments)
-        or any(sign in relative for sign in ("\0", "\\", "::", "://"))
-        or relative.startswith("~")
-    ):
-        raise ValueError(f"{relative!r} is not a path inside {redact_url(root)}; refused")
-    return join(root, relative)
+    identity: str | None = None
 
 
 def exists(url: str) -> bool:
-    """Return whether a file or folder is there."""
+    """Return whether a file or folder is there.
+
+    Raises:
+        ValueError: if the store does not answer.
+    """
     filesystem, path = resolve(url)
-    return bool(filesystem.exists(path))
+    with reading(url):
+        return bool(retried(partial(filesystem.exists, path)))
 
 
 def is_folder(url: str) -> bool:
-    """Return whether the URL is a folder (on an object store: a prefix with objects)."""
+    """Return whether the URL is a folder (on an object store: a prefix with objects).
+
+    Raises:
+        ValueError: if the store does not answer.
+    """
     filesystem, path = resolve(url)
-    return bool(filesystem.isdir(path))
+    with reading(url):
+        return bool(retried(partial(filesystem.isdir, path)))
 
 
 def open_for_reading(url: str) -> Any:
-    """Return an open binary file, seekable.
+    """Return an open binary file, seekable; its later reads are tried again too.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it cannot be opened.
     """
     filesystem, path = resolve(url)
-    try:
-        return filesystem.open(path, "rb")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no file {redact_url(url)}") from error
-    except Exception as error:  # every store raises its own kinds
-        raise ValueError(f"cannot read {redact_url(url)}: {_reason(error)}") from error
+    with reading(url):
+        if not getattr(filesystem, "async_impl", False):
+            return retried(partial(filesystem.open, path, "rb"))
+        entry = retried(partial(filesystem.info, path))
+        if entry.get("type") == "directory":
+            raise FileNotFoundError(path)
+        if entry.get("size") is None or not entry.get("partial", True):
+            return retried(partial(filesystem.open, path, "rb"))  # a server without ranges
+    return RangeFile(lambda start, stop: _read_range(url, start, stop, whole=True), entry["size"])
 
 
 def read_bytes(url: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the bytes [start, stop) of a file, all of them by default, in one request.
+    """Return the bytes [start, stop) of a file (fewer where it ends before), all by default.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it cannot be read.
     """
+    if stop is not None:
+        return _read_range(url, start, stop) if stop > start else b""
     filesystem, path = resolve(url)
-    if stop is not None and stop <= start:
-        return b""
-    try:
-        return bytes(filesystem.cat_file(path, start=start or None, end=stop))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"there is no file {redact_url(url)}") from error
-    except Exception as error:  # every store raises its own kinds
-        raise ValueError(f"cannot read {redact_url(url)}: {_reason(error)}") from error
+    # One request, so that all of it is of one version; its client counts the bytes.
+    options = {"max_concurrency": 1} if is_s3(filesystem) else {}
+    with reading(url):
+        return bytes(retried(partial(filesystem.cat_file, path, start=start or None, **options)))
+
+
+def _read_range(url: str, start: int, stop: int, *, whole: bool = False) -> bytes:
+    filesystem, path = resolve(url)
+
+    def read() -> bytes:
+        data = bytes(filesystem.cat_file(path, start=start, end=stop))
+        if len(data) > stop - start:
+            raise ValueError("its server sends whole files only")
+        if len(data) < stop - start:
+            size = int(filesystem.info(path)["size"])
+            if len(data) < max(0, min(stop, size) - start):
+                raise TruncatedError(f"{len(data)} of {stop - start} bytes came")
+            if whole:
+                raise ValueError("it was changed while being read")
+        return data
+
+    with reading(url):
+        return retried(read)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -139,32 +152,122 @@ def write_bytes(url: str, data: bytes) -> None:
     Locally to a temporary name in the same folder, synced and renamed; elsewhere in one put.
 
     Raises:
-        ValueError: if it cannot be written.
+        UnwritableError: if the place is full, read-only or forbidden, or its bucket is missing.
+        ValueError: if it cannot be written for another reason.
     """
     filesystem, path = resolve(url)
-    try:
+    with writing(url):
         if isinstance(filesystem, LocalFileSystem):
-            _replace_local(Path(path), data)
+            retried(partial(local_files.replace_file, Path(path), data))
         else:
-            filesystem.pipe_file(path, data)
-    except Exception as error:  # every store raises its own kinds
-        raise ValueError(
-            f"cannot write {redact_url(url)}: {_reason(error)}; choose a place that you may write"
-        ) from error
+            retried(partial(filesystem.pipe_file, path, data))
+
+
+def create_exclusively(url: str, data: bytes) -> bool:
+    """Write a whole file if none is there; return whether it is this caller's.
+
+    Of several callers at once exactly one gets True. `data` must hold something that no other
+    caller writes: when a store says that the file is there already, it may be ours, from a first
+    try whose answer was lost, and is read to find out.
+
+    Raises:
+        UnwritableError: as `write_bytes`.
+        ValueError: if the store cannot do so, or cannot be written.
+    """
+    filesystem, path = resolve(url)
+    with writing(url):
+        if isinstance(filesystem, LocalFileSystem):
+            return retried(partial(local_files.create_file, Path(path), data))
+        if retried(partial(_create, filesystem, path, data)):
+            return True
+    try:
+        return read_bytes(url) == data
+    except FileNotFoundError:
+        return False
+
+
+def _create(filesystem: Any, path: str, data: bytes) -> bool:
+    try:
+        filesystem.pipe_file(path, data, mode="create")
+    except Exception as error:
+        if isinstance(error, FileExistsError) or error_code(error) == "PreconditionFailed":
+            return False
+        raise
+    return True
 
 
 def remove(url: str) -> None:
-    """Delete a file; no error where there is none."""
-    filesystem, path = resolve(url)
-    if filesystem.exists(path):
+    """Delete a file; no error where there is none.
+
+    Raises:
+        UnwritableError: if the place may not be written.
+        ValueError: if it cannot be deleted for another reason.
+    """
+    remove_files([url])
+
+
+def remove_files(urls: Iterable[str]) -> None:
+    """Delete files, on S3 a thousand in a request; no error where there is none.
+
+    Raises:
+        UnwritableError: if a place may not be written.
+        ValueError: if one cannot be deleted for another reason.
+    """
+    objects: dict[int, tuple[Any, str, list[str]]] = {}
+    for url in urls:
+        filesystem, path = resolve(url)
+        if is_s3(filesystem):
+            objects.setdefault(id(filesystem), (filesystem, url, []))[2].append(path)
+            continue
+        with writing(url, "delete"):
+            retried(partial(_remove, filesystem, path))
+    for filesystem, url, paths in objects.values():
+        with writing(url, "delete"):
+            object_stores.delete_objects(filesystem, paths)
+
+
+def _remove(filesystem: Any, path: str) -> None:
+    try:
         filesystem.rm_file(path)
+    except FileNotFoundError:
+        return
+
+
+def abort_uploads(url: str, older_than_s: float) -> int:
+    """Abort what killed processes left of multipart puts below a folder of S3; return how many.
+
+    They are in no listing and cost their space. 0 on anything but S3.
+
+    Raises:
+        UnwritableError: if it is not allowed.
+        ValueError: if the store does not answer.
+    """
+    filesystem, path = resolve(url)
+    if not is_s3(filesystem):
+        return 0
+    with writing(url, "abort uploads below"):
+        return object_stores.abort_uploads(filesystem, path, older_than_s)
+
+
+def remove_leftovers(root: str, older_than_s: float) -> int:
+    """Delete the temporary files that killed processes left below a local folder; return how many.
+
+    Raises:
+        UnwritableError: if it is not allowed.
+    """
+    filesystem, path = resolve(root)
+    if not isinstance(filesystem, LocalFileSystem):
+        return 0
+    with writing(root, "delete temporary files below"):
+        return local_files.remove_temporaries(path, older_than_s)
 
 
 def check_writable(url: str) -> None:
     """Make sure that files can be written in a folder, by writing and deleting one.
 
     Raises:
-        ValueError: if they cannot.
+        UnwritableError: if the place is full, read-only or forbidden, or its bucket is missing.
+        ValueError: if they cannot for another reason.
     """
     filesystem, path = resolve(url)
     if isinstance(filesystem, LocalFileSystem) and Path(path).exists() and not Path(path).is_dir():
@@ -175,91 +278,91 @@ def check_writable(url: str) -> None:
 
 
 def list_files(url: str) -> list[FileEntry]:
-    """Return every file below a folder, sorted by name, hidden ones left out; [] if none."""
+    """Return every file below a folder, sorted by name, hidden ones left out; [] if none.
+
+    Raises:
+        ValueError: if it cannot be listed, or a link to a folder is in it.
+    """
     filesystem, path = resolve(url)
-    filesystem.invalidate_cache()
-    try:
-        found: dict[str, dict[str, Any]] = filesystem.find(path, detail=True)
-    except FileNotFoundError:
-        return []
-    except Exception as error:  # every store raises its own kinds
-        raise ValueError(f"cannot list {redact_url(url)}: {_reason(error)}") from error
+    if isinstance(filesystem, LocalFileSystem):
+        with reading(url, "list"):
+            found = retried(lambda: list(local_files.walk_files(path)))
+        entries = [
+            FileEntry(
+                url=rebuilt(url, path, name),
+                name=name[len(path.rstrip("/")) + 1 :],
+                size=status.st_size,
+                identity=local_files.status_identity(status),
+            )
+            for name, status in found
+        ]
+        return sorted(entries, key=lambda entry: entry.name)
     prefix = path.rstrip("/") + "/"
+    objects = _listed(url, partial(filesystem.find, path, detail=True))
     entries = [
-        FileEntry(
-            url=_rebuilt(url, path, name),
-            name=name.removeprefix(prefix),
-            size=int(entry.get("size") or 0),
-        )
-        for name, entry in found.items()
-        if name.startswith(prefix)
+        _object_entry(rebuilt(url, path, name), name.removeprefix(prefix), entry)
+        for name, entry in objects.items()
+        if name.startswith(prefix) and not name.endswith("/")
     ]
-    return sorted((entry for entry in entries if not _hidden(entry.name)), key=lambda e: e.name)
+    return sorted((one for one in entries if not is_hidden(one.name)), key=lambda e: e.name)
 
 
 def glob_files(url: str) -> list[FileEntry]:
-    """Return the files that a glob names, sorted by path, hidden ones left out."""
-    filesystem, pattern = resolve(url)
-    filesystem.invalidate_cache()
-    try:
-        found: dict[str, dict[str, Any]] = filesystem.glob(pattern, detail=True)
-    except Exception as error:  # every store raises its own kinds
-        raise ValueError(f"cannot list {redact_url(url)}: {_reason(error)}") from error
-    return [
-        FileEntry(
-            url=_rebuilt(url, pattern, name),
-            name=name.rsplit("/", 1)[-1],
-            size=int(entry.get("size") or 0),
-        )
-        for name, entry in sorted(found.items())
-        if entry.get("type") == "file" and not _hidden(name.rsplit("/", 1)[-1])
-    ]
+    """Return the files that a glob names, sorted by path, hidden ones left out.
 
-
-def _rebuilt(url: str, path: str, found: str) -> str:
-    """Return the URL of `found`, a sibling of `path` in the filesystem that `url` opened.
-
-    Built from `url` itself, since a filesystem forgets host and user when it strips its protocol.
+    Raises:
+        ValueError: if the store does not answer.
     """
-    url, path = url.rstrip("/"), path.rstrip("/")
-    if not _SCHEME.match(url):
-        return found
-    if url.endswith(path):
-        return url[: len(url) - len(path)] + found
-    return str(resolve(url)[0].unstrip_protocol(found))
+    filesystem, pattern = resolve(url)
+    found = _listed(url, partial(filesystem.glob, pattern, detail=True))
+    local = isinstance(filesystem, LocalFileSystem)
+    entries = []
+    for name, entry in sorted(found.items()):
+        last = name.rsplit("/", 1)[-1]
+        linked = local and bool(entry.get("islink")) and Path(name).is_file()
+        if is_hidden(last) or not (entry.get("type") == "file" or linked):
+            continue
+        where = rebuilt(url, pattern, name)
+        entries.append(_local_entry(where, name) if local else _object_entry(where, last, entry))
+    return entries
 
 
-def _hidden(name: str) -> bool:
-    return any(segment.startswith(".") for segment in name.split("/"))
+def file_entry(url: str) -> FileEntry:
+    """Return the size and identity of one file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the store does not answer.
+    """
+    filesystem, path = resolve(url)
+    if isinstance(filesystem, LocalFileSystem):
+        with reading(url):
+            return retried(partial(_local_entry, url, path))
+    with reading(url):
+        entry = retried(partial(filesystem.info, path))
+        if entry.get("type") == "directory":
+            raise FileNotFoundError(path)
+    return _object_entry(url, path.rsplit("/", 1)[-1], entry)
 
 
-def _replace_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.tmp"
+def _listed(
+    url: str, operation: Callable[[], dict[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with reading(url, "list"):
+            return retried(operation)
+    except FileNotFoundError:
+        return {}
 
 
-def _reason(error: BaseException) -> str:
-    """Return an exception as one redacted line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return redact_url(lines[0])
+def _local_entry(url: str, path: str) -> FileEntry:
+    if Path(path).is_dir():
+        raise FileNotFoundError(path)
+    status = Path(path).stat()
+    identity = local_files.status_identity(status)
+    return FileEntry(url=url, name=Path(path).name, size=status.st_size, identity=identity)
 
 
-def listed(names: Sequence[str], limit: int = 20) -> str:
-    """Return names as `a, b, c` for a message, cut after `limit`."""
-    shown = ", ".join(names[:limit]) or "none"
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _object_entry(url: str, name: str, entry: dict[str, Any]) -> FileEntry:
+    size = int(entry.get("size") or 0)
+    return FileEntry(url=url, name=name, size=size, identity=entry_identity(entry))

@@ -1,6 +1,7 @@
 import json
 import pickle
 import struct
+import tracemalloc
 import uuid
 
 import pytest
@@ -109,8 +110,34 @@ def test_changed_parts(url):
             read_artifact(url)
 
 
+def safetensors_file(header, body):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
 def hostile_files():
     header = json.dumps({"x": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+    for shape, offsets, size in (
+        ([-1, 4], [0, 16], 16),
+        ([2**62, 4], [0, 16], 16),
+        ([2**40, 2**40], [0, 0], 0),
+        ([10**9], [0, 4 * 10**9], 16),
+        ([4], [100, 116], 16),
+        ([4], [16, 0], 16),
+        ([1], [-4, 0], 4),
+        ([1], [4, 8], 8),
+        ([1], [0, 4], 8),
+    ):
+        wrong = {"x": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+        yield safetensors_file(wrong, b"\0" * size)
+    one = b'"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    yield safetensors_file(b"{" + one + b"," + one + b"}", b"\0" * 4)
+    yield safetensors_file(b"{" + one + b"," + one.replace(b'"x"', b'"y"') + b"}", b"\0" * 4)
+    yield safetensors_file(b'{"x":' * 100_000, b"")
+    yield safetensors_file(b"[" * 100_000 + b"]" * 100_000, b"")
+    yield safetensors_file({"x": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, b"\0" * 4)
+    yield struct.pack("<Q", 2**40) + b"{}"
+    yield struct.pack("<Q", 99 * 10**6) + b"{}"
     yield struct.pack("<Q", 2**63) + b"{}"
     yield struct.pack("<Q", len(header)) + header + b"\0" * 4
     yield struct.pack("<Q", 4) + b"nope"
@@ -118,7 +145,7 @@ def hostile_files():
     yield pickle.dumps({"x": 1})
 
 
-@pytest.mark.parametrize("data", hostile_files())
+@pytest.mark.parametrize("data", hostile_files(), ids=lambda data: str(data[8:24]))
 def test_hostile_tensors_with_a_digest_that_fits(url, data):
     import hashlib
 
@@ -128,6 +155,24 @@ def test_hostile_tensors_with_a_digest_that_fits(url, data):
     whole["tensors_sha256"] = hashlib.sha256(data).hexdigest()
     locations.write_bytes(where, json.dumps(whole).encode())
     locations.write_bytes(locations.join(url, "model.safetensors"), data)
+    tracemalloc.start()
     with pytest.raises(ValueError, match=r"model\.safetensors in .* is damaged") as caught:
         read_artifact(url)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_links_is_read(tmp_path):
+    """As a model hub's cache is."""
+    fingerprint = write_artifact(str(tmp_path / "blobs"), CONFIG, tensors())
+    (tmp_path / "snapshot").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / name)
+    assert artifact_fingerprint(*read_artifact(str(tmp_path / "snapshot"))) == fingerprint
+
+
+def test_at_every_place(place):
+    fingerprint = write_artifact(locations.join(place, "art"), CONFIG, tensors())
+    assert artifact_fingerprint(*read_artifact(locations.join(place, "art"))) == fingerprint
