@@ -31,6 +31,10 @@ class RejectReason(StrEnum):
     NOT_FINITE = "not_finite"
     ZERO_EMBEDDING = "zero_embedding"
     UNDECODABLE_IMAGE = "undecodable_image"
+    TOO_LONG = "too_long"
+    CONTROL_CHARACTERS = "control_characters"
+    UNSAFE_ID = "unsafe_id"
+    UNENCODABLE = "unencodable"
 
 
 def embedding_type(dimension: int, dtype: str) -> pa.DataType:

@@ -75,7 +75,7 @@ def cut_npy(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
         raise ValueError(f"{redact_url(url)} has no row")
     digest = file_digest(url)
     ranges = [(a, min(a + rows_per_shard, rows)) for a in range(0, rows, rows_per_shard)]
-    ids_path = _ids_file(corpus, url)
+    ids_path = ids_file(corpus, url)
     ids: list[Slice]
     if ids_path is None:
         ids = [Slice(start=start, stop=stop, digest="") for start, stop in ranges]
@@ -114,7 +114,7 @@ def cut_npy(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
     )
 
 
-def _ids_file(corpus: Corpus, url: str) -> str | None:
+def ids_file(corpus: Corpus, url: str) -> str | None:
     """Return the ids file of a .npy: the one given, else a sibling, else none."""
     if corpus.ids_path is not None:
         if not locations.exists(corpus.ids_path):

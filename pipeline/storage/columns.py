@@ -22,6 +22,12 @@ CONTENT_BYTES = 64 * 2**10
 _REASONS = tuple(RejectReason)
 _GOOD = -1
 _BLOCK_ROWS = 2048
+_DELETE = 0x7F
+
+ID_BYTES = 1024
+"""An id of more bytes is unsafe: no path may be that long everywhere."""
+
+_PARENT_FOLDER = r"(?:^|[/\\])\.\.(?:[/\\]|$)"
 
 Mask = npt.NDArray[np.bool_]
 
@@ -100,6 +106,72 @@ def as_bytes(column: Any) -> Any:
     return column.cast(pa.binary())
 
 
+def mark_unfit_text(text: Any, rejects: Rejects, max_bytes: int) -> None:
+    """Mark strings (n,) of more than `max_bytes` bytes or with control characters."""
+    rejects.mark(_longer(text, max_bytes), RejectReason.TOO_LONG)
+    rejects.mark(_with_control(text, allowed="\t\n\r"), RejectReason.CONTROL_CHARACTERS)
+
+
+def safe_ids(ids: Any, rejects: Rejects) -> Any:
+    """Return ids (n,), overlong ones cut; those that could do harm as a file's name are marked.
+
+    Harm: control characters, a path that leaves its folder (absolute or by `..`), no end.
+    """
+    unsafe = _with_control(ids)
+    for sign in "/\\":
+        unsafe |= _as_mask(pc.starts_with(ids, sign))
+    # A look at the bytes first: the pattern costs as much as reading the ids does.
+    dots = (values == ord(".") for _, _, values in _bytes_of(ids))
+    if any((dot[1:] & dot[:-1]).any() for dot in dots):
+        unsafe |= _as_mask(pc.match_substring_regex(ids, _PARENT_FOLDER))
+    longer = _longer(ids, ID_BYTES)
+    if longer.any():
+        unsafe |= longer
+        ids = pc.utf8_slice_codeunits(ids, 0, ID_BYTES)
+    rejects.mark(unsafe, RejectReason.UNSAFE_ID)
+    return ids
+
+
+def _longer(strings: Any, limit: int) -> Mask:
+    return _as_mask(pc.greater(pc.binary_length(strings), limit))
+
+
+def _as_mask(booleans: Any) -> Mask:
+    """Return Arrow booleans (n,) as a mask, false where they are null."""
+    return np.asarray(pc.fill_null(booleans, False).to_numpy(zero_copy_only=False), bool)
+
+
+def _with_control(strings: Any, allowed: str = "") -> Mask:
+    """Return the mask (n,) of strings that hold a C0 control character or DEL.
+
+    Looks at the bytes of all strings end to end, which costs a twentieth of a pattern: no byte of
+    a longer UTF-8 character is one of these.
+    """
+    found = np.zeros(len(strings), dtype=np.bool_)
+    for start, ends, values in _bytes_of(strings):
+        places = np.flatnonzero(values == _DELETE)
+        if values.min(initial=_DELETE) < ord(" "):
+            low = np.flatnonzero(values < ord(" "))
+            for sign in allowed:
+                low = low[values[low] != ord(sign)]
+            places = np.concatenate([places, low])
+        found[start + np.searchsorted(ends, places, side="right") - 1] = True
+    return found & _as_mask(pc.is_valid(strings))
+
+
+def _bytes_of(
+    strings: Any,
+) -> Iterator[tuple[int, npt.NDArray[np.int32], npt.NDArray[np.uint8]]]:
+    """Yield (first row, where each string begins and the last ends, all bytes) by chunk."""
+    start = 0
+    for chunk in strings.chunks if isinstance(strings, pa.ChunkedArray) else [strings]:
+        _, offsets, data = chunk.buffers()
+        if len(chunk) and data is not None:
+            ends = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            yield start, ends - ends[0], np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+        start += len(chunk)
+
+
 def checked_ids(column: Any, rejects: Rejects) -> Any:
     """Return ids (n,) as strings; null or blank ones are marked missing."""
     if pa.types.is_dictionary(column.type):
@@ -114,8 +186,16 @@ def checked_ids(column: Any, rejects: Rejects) -> Any:
 
 def blank(strings: Any) -> Mask:
     """Return the mask (n,) of strings that are null, empty or only whitespace."""
-    lengths = pc.binary_length(pc.utf8_trim_whitespace(strings))
-    return np.asarray(pc.equal(pc.fill_null(lengths, 0), 0).to_numpy(zero_copy_only=False), bool)
+    found = np.ones(len(strings), dtype=np.bool_)
+    for start, ends, values in _bytes_of(strings):
+        full = np.flatnonzero(ends[1:] > ends[:-1])
+        first = values[ends[full]]
+        found[start + full[(first > ord(" ")) & (first < _DELETE)]] = False
+    found |= _as_mask(pc.is_null(strings))
+    # Only the few that do not begin with a visible ASCII character are worth a closer look.
+    trimmed = pc.utf8_trim_whitespace(strings.filter(pa.array(found)))
+    found[found] = _as_mask(pc.equal(pc.fill_null(pc.binary_length(trimmed), 0), 0))
+    return found
 
 
 def mark_broken_text(column: Any, rejects: Rejects) -> None:
@@ -136,7 +216,11 @@ def mark_repeated(ids: Any, rejects: Rejects) -> None:
     rows = np.flatnonzero(rejects.good)
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
-    codes = ids.take(pa.array(rows)).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    kept = ids if len(rows) == len(ids) else ids.take(pa.array(rows))
+    encoded = kept.dictionary_encode()
+    if len(encoded.dictionary) == len(rows):
+        return
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
     _, first = np.unique(codes, return_index=True)
     repeated = np.ones(len(rows), dtype=np.bool_)
     repeated[first] = False

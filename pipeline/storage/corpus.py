@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -24,6 +25,8 @@ ENDINGS: dict[str, Format] = {
     ".pq": "parquet",
     ".npy": "npy",
 }
+MAX_TEXT_BYTES = 65_536
+_UNFIT_FOR_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED = frozenset(
     {schema.ID, schema.TEXT, schema.EMBEDDING, schema.REJECT, schema.ENVELOPE, "row", "content"}
 )
@@ -36,7 +39,8 @@ class Corpus:
     `path` is a file, a folder (its files of known endings), a glob, or one of our dataset folders.
     `embedding_column` set means that rows carry embeddings (implied for npy and dataset).
     `ids_path` belongs to one .npy file: a text file, one id a line, or a .npy of strings; without
-    it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived.
+    it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived. A caption of
+    more than `max_text_bytes` bytes is rejected.
 
     Raises:
         ValueError: if fields contradict each other.
@@ -51,6 +55,7 @@ class Corpus:
     embedding_column: str | None = None
     ids_path: str | None = None
     passed_through: tuple[str, ...] = ()
+    max_text_bytes: int = MAX_TEXT_BYTES
 
     def __post_init__(self) -> None:
         if self.modality not in {"text", "image"}:
@@ -99,7 +104,8 @@ class Unit:
     for text and JSON lines, and in the ids file (if it is text) for npy. `digest` is of the
     slice's content; `key` adds the columns read. `dimension` is the plan's embedding width.
     `passed_through` is a base64 Arrow schema of those columns, so that every shard of a run gets
-    the same types.
+    the same types. `source_path` and its rows are set where the file is a shard of ours: what it
+    was made from.
     """
 
     key: str
@@ -115,6 +121,9 @@ class Unit:
     ids_path: str | None = None
     dimension: int | None = None
     passed_through: str = ""
+    source_path: str = ""
+    source_start: int = 0
+    source_stop: int = 0
 
     @property
     def passed_through_schema(self) -> pa.Schema:
@@ -146,8 +155,10 @@ def corpus_files(corpus: Corpus) -> tuple[Format, list[FileEntry]]:
     """Return the corpus's format and files, sorted; a dataset folder has no file list here.
 
     Raises:
-        ValueError: if there is no such path, no file of a known ending, or files of two formats.
+        ValueError: if there is no such path, no file of a known ending, or files of two formats,
+            or a name that no message and no manifest could hold.
     """
+    _check_name(corpus.path)
     url = locations.absolute(corpus.path)
     if corpus.format == "dataset":
         return "dataset", []
@@ -172,6 +183,15 @@ def file_format(url: str) -> Format | None:
     return next((found for ending, found in ENDINGS.items() if name.endswith(ending)), None)
 
 
+def _check_name(url: str) -> None:
+    """Refuse line ends, control characters and bytes that are not UTF-8 in a path."""
+    if _UNFIT_FOR_NAMES.search(url):
+        raise ValueError(
+            f"{redact_url(url)!a} has control characters or bytes that are not UTF-8 in its "
+            "name; rename it"
+        )
+
+
 def _only_file(corpus: Corpus, url: str) -> tuple[Format, list[FileEntry]]:
     found = file_format(url) if corpus.format == "auto" else corpus.format
     if found is None:
@@ -184,6 +204,8 @@ def _only_file(corpus: Corpus, url: str) -> tuple[Format, list[FileEntry]]:
 
 def _chosen(corpus: Corpus, entries: list[FileEntry]) -> tuple[Format, list[FileEntry]]:
     """Return the entries of known endings (or of the wanted format), ids files left out."""
+    for entry in entries:
+        _check_name(entry.url)
     names = {entry.url for entry in entries}
     kept = [
         (found, entry)

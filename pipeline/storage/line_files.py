@@ -24,6 +24,8 @@ from pipeline.storage.slices import (
 )
 
 SAMPLED_LINES = 1000
+DEEPEST = 32
+"""No column gets a type nested deeper than this; Arrow cannot read a schema of 64 levels back."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -155,8 +157,10 @@ def _sample(url: str, byte_start: int) -> list[dict[str, Any]]:
 def _inferred(values: list[Any]) -> pa.DataType:
     """Return the Arrow type of sampled JSON values; string where all are null.
 
-    Where they do not go together, the first one's type: the others are found malformed when read.
+    Where they do not go together, the first one's type: the others are found malformed when read,
+    as those are that are nested too deeply.
     """
+    values = [None if _deeper(value, DEEPEST) else value for value in values]
     for sample in (values, [value for value in values if value is not None][:1]):
         try:
             found = pa.array(sample).type
@@ -164,6 +168,14 @@ def _inferred(values: list[Any]) -> pa.DataType:
             continue
         return pa.string() if pa.types.is_null(found) else found
     return pa.string()
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Return whether a JSON value has more levels of lists and objects."""
+    if not isinstance(value, list | dict):
+        return False
+    below = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in below)
 
 
 def split_lines(data: bytes) -> list[bytes]:

@@ -24,6 +24,8 @@ from pipeline.storage.slices import (
 )
 
 _BATCH_ROWS = 8192
+_MOST_ROWS_A_BYTE = 1024
+"""More rows than this a byte of a file are a lie of its footer: even equal rows need some room."""
 
 
 def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool) -> FileFacts:
@@ -38,9 +40,15 @@ def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool)
             parquet = pq.ParquetFile(file)
             facts = _parquet_facts(corpus, url, parquet, embeddings)
             groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            size = int(file.seek(0, 2))
         digest = file_digest(url)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{redact_url(url)} is not a readable Parquet file: {error}") from error
+    if min(groups, default=0) < 0 or sum(groups) > _MOST_ROWS_A_BYTE * size:
+        raise ValueError(
+            f"{redact_url(url)} is not a readable Parquet file: its footer claims {sum(groups)} "
+            f"rows in {size} bytes"
+        )
     if not sum(groups):
         raise ValueError(f"{redact_url(url)} has no row")
     slices = [

@@ -17,6 +17,8 @@ from pipeline.storage.columns import (
     decoded_text,
     mark_broken_text,
     mark_repeated,
+    mark_unfit_text,
+    safe_ids,
     unit_rows,
 )
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
@@ -44,17 +46,21 @@ def read_unit(
         ValueError: if the file cannot be read or was changed since it was planned.
     """
     embeddings = carries_embeddings(corpus, unit.format)
+    stored = unit.format == "dataset"  # its rows were checked when they were written
     raw = _read(corpus, unit, embeddings)
     rejects = raw.rejects
     columns: dict[str, pa.Array | pa.ChunkedArray] = {"row": pa.array(np.arange(unit.rows))}
     if raw.ids is None:
         columns[ID] = pa.array([f"{unit.digest[:16]}-{row:06d}" for row in range(unit.rows)])
     else:
-        columns[ID] = checked_ids(raw.ids, rejects)
+        ids = checked_ids(raw.ids, rejects)
+        columns[ID] = ids if stored else safe_ids(ids, rejects)
     if raw.text is not None:
         columns[TEXT] = decoded_text(raw.text, rejects)
         if not embeddings:
             rejects.mark(blank(columns[TEXT]), RejectReason.EMPTY)
+        if corpus.modality == "text" and not stored:
+            mark_unfit_text(columns[TEXT], rejects, corpus.max_text_bytes)
     if raw.image is not None:
         columns[IMAGE] = raw.image
         sizes = pc.fill_null(pc.binary_length(raw.image), 0).to_numpy()
@@ -114,8 +120,11 @@ def _mark_duplicates(
 
 def _contents(raw: RawRows) -> pa.Array:
     """Return the raw bytes of rejected rows, cut; null for good rows."""
-    contents: list[bytes | None] = [None] * len(raw.rejects.good)
-    for row in np.flatnonzero(~raw.rejects.good):
+    good = raw.rejects.good
+    contents = []
+    for row in np.flatnonzero(~good):
         content = raw.content(int(row))
-        contents[row] = None if content is None else content[:CONTENT_BYTES]
-    return pa.array(contents, pa.binary())
+        contents.append(None if content is None else content[:CONTENT_BYTES])
+    # The index of a row's content is the number of rejected rows before it.
+    places = pa.array(np.cumsum(~good) - 1, mask=good)
+    return pa.array(contents, pa.binary()).take(places)

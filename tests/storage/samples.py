@@ -30,6 +30,12 @@ def encoded(table: pa.Table, dimension: int = 8, seed: int = 0) -> pa.Table:
     return table.append_column(EMBEDDING, vectors(unit_norm(len(table), dimension, seed)))
 
 
+def read_all(corpus: Corpus, rows_per_shard: int = 1000, **options: object) -> pa.Table:
+    """All rows of a corpus, unit by unit."""
+    units = plan(corpus, rows_per_shard).units
+    return pa.concat_tables([read_unit(corpus, unit, **options) for unit in units])
+
+
 def reasons(table: pa.Table) -> list[str | None]:
     return table.column("reject").to_pylist()
 

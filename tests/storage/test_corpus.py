@@ -1,6 +1,9 @@
+import os
+from pathlib import Path
+
 import pytest
 
-from pipeline.storage import Corpus, Unit, plan
+from pipeline.storage import Corpus, Unit, plan, read_unit
 from pipeline.storage.corpus import corpus_files, resolve_format
 from tests.storage.samples import text_corpus, write_dataset, write_parquet
 
@@ -41,6 +44,44 @@ def test_a_glob_and_a_path_with_glob_signs(tmp_path):
         "a-2.txt",
     ]
     assert [e.name for e in corpus_files(text_corpus(tmp_path / "c[1].txt"))[1]] == ["c[1].txt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b.txt",
+        "a%20b.txt",
+        "a#b.txt",
+        "a?b.txt",
+        "a\\b.txt",
+        "[a].txt",
+        "*.txt",
+        "{a}.txt",
+        "é.txt",
+    ],
+)
+def test_names_with_signs_of_urls_and_globs_are_read(tmp_path, name):
+    (tmp_path / name).write_text("one\ntwo\n")
+    for path in (tmp_path, tmp_path / name):
+        (unit,) = plan(text_corpus(path), 10).units
+        assert unit.path == str(tmp_path / name)
+        assert read_unit(text_corpus(path), unit).column("text").to_pylist() == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"a\nb.txt", b"a\tb.txt", b"a\x1b[2J.txt", b"a\x7f.txt", b"\xff.txt", "\u2028.txt".encode()],
+)
+def test_names_that_no_message_can_hold_are_refused(tmp_path, name):
+    path = str(tmp_path / os.fsdecode(name))
+    Path(path).write_text("one\n")
+    for corpus in (text_corpus(tmp_path), text_corpus(path), text_corpus(tmp_path / "*.txt")):
+        with pytest.raises(ValueError, match="in its name; rename it") as caught:
+            plan(corpus, 10)
+        message = str(caught.value)
+        assert ascii(path) in message
+        assert message.isprintable()
+        assert message.isascii()
 
 
 def test_ids_files_beside_arrays_are_not_data(tmp_path):

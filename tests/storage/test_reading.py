@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.storage import Corpus, plan, read_unit
 from tests.storage.samples import (
     ALL_REASONS,
+    read_all,
     reasons,
     text_corpus,
     unit_norm,
@@ -18,11 +18,6 @@ from tests.storage.samples import (
     write_jsonl,
     write_parquet,
 )
-
-
-def read_all(corpus, rows_per_shard=1000, **options):
-    units = plan(corpus, rows_per_shard).units
-    return pa.concat_tables([read_unit(corpus, unit, **options) for unit in units])
 
 
 @settings(max_examples=80, deadline=None)
@@ -41,33 +36,8 @@ def test_no_line_of_any_text_is_lost(tmp_path_factory, data, rows):
                 assert row["text"].strip()
                 assert row["content"] is None
             else:
-                assert row["reject"] in {"empty", "not_utf8"}
+                assert row["reject"] in {"empty", "not_utf8", "control_characters"}
                 assert row["content"] is not None
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.recursive(
-            st.none() | st.integers() | st.floats() | st.text(max_size=4),
-            lambda inner: (
-                st.lists(inner, max_size=2)
-                | st.dictionaries(st.sampled_from(["id", "text", "more"]), inner, max_size=3)
-            ),
-        ),
-        min_size=1,
-        max_size=12,
-    )
-)
-def test_no_line_of_any_json_is_lost(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("json") / "a.jsonl"
-    first = json.dumps({"id": "first", "text": "x", "more": "y"})
-    path.write_text(first + "\n" + "".join(json.dumps(value) + "\n" for value in values))
-    table = read_all(text_corpus(path, passed_through=("more",)))
-    assert len(table) == 1 + len(values)
-    good = [row for row in table.to_pylist() if row["reject"] is None]
-    assert len({row["id"] for row in good}) == len(good)
-    assert all(isinstance(row["text"], str) for row in good)
 
 
 def test_text_lines(tmp_path):
@@ -84,82 +54,10 @@ def test_text_lines(tmp_path):
 
 
 def test_other_separators_stay_in_the_line(tmp_path):
-    (tmp_path / "a.txt").write_bytes("a\u2028b\x0bc\rd\n".encode())
-    assert read_all(text_corpus(tmp_path)).column("text").to_pylist() == ["a\u2028b\x0bc\rd"]
-
-
-def test_json_lines(tmp_path):
-    lines = [
-        b'{"id": 7, "text": "one", "more": {"a": 1}}',
-        b'{"id": "b", "text": "two"}',
-        b'{"id": "7", "text": "again"}',
-        b'{"text": "x"}',
-        b'{"id": null, "text": "x"}',
-        b'{"id": " ", "text": "x"}',
-        b'{"id": 1.5, "text": "x"}',
-        b'{"id": true, "text": "x"}',
-        b'{"id": "c", "text": 3}',
-        b'{"id": "d", "text": null}',
-        b'{"id": "e"}',
-        b'{"id": "f", "text": " "}',
-        b'{"id": "g", "text": "\\ud800"}',
-        b'{"id": "h", "text": "\xff"}',
-        b'{"id": "i", "text": "x", "more": 3}',
-        b'["id", "text"]',
-        b"{",
-        b"",
-        b"[" * 100_000,
-    ]
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    table = read_all(text_corpus(tmp_path, passed_through=("more",)))
-    assert reasons(table) == [
-        None,
-        None,
-        "duplicate_id",
-        *["missing_id"] * 3,
-        *["malformed"] * 5,
-        "empty",
-        "not_utf8",
-        "not_utf8",
-        *["malformed"] * 5,
-    ]
-    assert table.column("id").to_pylist()[:2] == ["7", "b"]
-    assert table.column("more").to_pylist()[:2] == [{"a": 1}, None]
-    contents = table.column("content").to_pylist()
-    assert contents[:2] == [None, None]
-    assert contents[2:-1] == lines[2:-1]
-    assert contents[-1] == lines[-1][: 64 * 1024]
-
-
-def test_json_lines_without_ids(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}])
-    corpus = text_corpus(tmp_path)
-    (unit,) = plan(corpus, 10).units
-    assert read_unit(corpus, unit).column("id").to_pylist() == [
-        f"{unit.digest[:16]}-{row:06d}" for row in range(2)
-    ]
-
-
-def test_json_lines_with_embeddings(tmp_path):
-    (tmp_path / "a.jsonl").write_text(
-        '{"id": 1, "e": [3, 4.0], "text": "x"}\n{"id": 2, "e": [1]}\n{"id": 3, "e": [NaN, 1]}\n'
-        '{"id": 4, "e": null}\n{"id": 5, "e": ["1", 2]}\n{"id": 6, "e": 1}\n{"id": 7, "e": [0, 0]}'
-        '\n{"id": 8, "e": [1, null]}\n{"id": 9, "e": [0, 1], "text": 1}\n'
-    )
-    table = read_all(text_corpus(tmp_path, embedding_column="e"))
-    assert reasons(table) == [
-        None,
-        "wrong_dimension",
-        "not_finite",
-        "not_finite",
-        "malformed",
-        "malformed",
-        "zero_embedding",
-        "not_finite",
-        "malformed",
-    ]
-    np.testing.assert_allclose(table.column("embedding")[0].as_py(), [0.6, 0.8], rtol=1e-6)
-    assert table.column("text")[0].as_py() == "x"
+    (tmp_path / "a.txt").write_bytes("a\u2028b\x85c\rd\te\n".encode())
+    table = read_all(text_corpus(tmp_path))
+    assert table.column("text").to_pylist() == ["a\u2028b\x85c\rd\te"]
+    assert reasons(table) == [None]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +237,96 @@ def test_a_file_that_changed_or_went_since_it_was_planned(tmp_path, name):
         read_unit(corpus, unit)
 
 
-def test_every_reason_is_given_somewhere_above():
-    text = Path(__file__).read_text()
-    assert [reason for reason in ALL_REASONS if f'"{reason}"' not in text] == []
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_captions_too_long_or_with_control_characters(tmp_path, kind):
+    captions = [
+        "é" * 32_768,
+        "é" * 32_769,
+        "a\x00b",
+        "a\x1b[2Jb",
+        "a\x7fb",
+        "a\tb\rc",
+        "\x01",
+        "ok",
+    ]
+    if kind == "text":
+        (tmp_path / "a.txt").write_bytes("\n".join(captions).encode())
+    elif kind == "jsonl":
+        write_jsonl(tmp_path / "a.jsonl", [{"text": caption} for caption in captions])
+    else:
+        write_parquet(tmp_path / "a.parquet", {"text": captions})
+    table = read_all(text_corpus(tmp_path))
+    control = "control_characters"
+    expected = [None, "too_long", control, control, control, None, control, None]
+    assert reasons(table) == expected
+    contents = table.column("content").to_pylist()
+    assert [content is None for content in contents] == [reason is None for reason in expected]
+    assert len(contents[1]) == 64 * 1024
+    if kind != "jsonl":
+        assert contents[2:5] == [caption.encode() for caption in captions[2:5]]
+    assert reasons(read_all(text_corpus(tmp_path, max_text_bytes=2)))[-1] is None
+    assert reasons(read_all(text_corpus(tmp_path, max_text_bytes=1)))[-1] == "too_long"
+
+
+def test_ids_that_could_do_harm_as_a_path(tmp_path):
+    unsafe = [
+        "../../etc/x",
+        "a/../b",
+        "..",
+        "a\\..\\b",
+        "/etc/x",
+        "\\\\host\\x",
+        "a\x00",
+        "a\tb",
+        "a\nb",
+    ]
+    unsafe += ["a\x7f", "x" * 1025, "é" * 513]
+    safe = [
+        "a/b.jpg",
+        "a..b",
+        "...",
+        "..a/b..",
+        "x" * 1024,
+        "é" * 512,
+        "s3://bucket/a b?c=%2e%2e#d",
+    ]
+    ids = [one for pair in zip(unsafe, [*safe, *"vwxyz"], strict=True) for one in pair]
+    write_jsonl(tmp_path / "a.jsonl", [{"id": one, "text": "x"} for one in ids])
+    table = read_all(text_corpus(tmp_path))
+    assert reasons(table) == ["unsafe_id", None] * len(unsafe)
+    assert table.column("id").to_pylist()[:20] == ids[:20]
+    assert max(map(len, table.column("id").to_pylist())) == 1024
+    # Twice the same unsafe id is unsafe twice, and an unsafe row takes no id from a good one.
+    write_jsonl(tmp_path / "a.jsonl", [{"id": one, "text": "x"} for one in ["..", "..", "a"]])
+    assert reasons(read_all(text_corpus(tmp_path))) == ["unsafe_id", "unsafe_id", None]
+
+
+def test_ids_of_arrays_and_images_are_looked_at_too(tmp_path):
+    np.save(tmp_path / "a.npy", unit_norm(2))
+    (tmp_path / "a.ids.txt").write_bytes(b"../a\nb\n")
+    assert reasons(read_all(text_corpus(tmp_path))) == ["unsafe_id", None]
+    images = write_parquet(tmp_path / "a.parquet", {"id": ["../a", "b"], "image": [b"x", b"y"]})
+    assert reasons(read_all(Corpus(path=images, modality="image"))) == ["unsafe_id", None]
+
+
+def test_text_beside_embeddings_is_looked_at_where_it_is_kept(tmp_path):
+    columns = {"id": ["a", "b"], "text": ["x\x00", None], "e": vectors(unit_norm(2))}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    corpus = text_corpus(path, embedding_column="e")
+    assert reasons(read_all(corpus)) == ["control_characters", None]
+    images = Corpus(path=path, modality="image", embedding_column="e")
+    assert reasons(read_all(images)) == [None, None]
+
+
+def test_a_stored_dataset_is_not_checked_again(tmp_path):
+    write_dataset(str(tmp_path / "out"), tmp_path / "in")
+    corpus = text_corpus(tmp_path / "out", max_text_bytes=1)
+    assert reasons(read_all(corpus)) == [None] * 27
+
+
+def test_every_reason_is_given_somewhere_above_or_to_json_lines():
+    above = Path(__file__).read_text().partition("def test_every_reason")[0]
+    above += Path(__file__).with_name("test_line_files.py").read_text()
+    by_the_encoder = {"unencodable"}
+    missing = {reason for reason in ALL_REASONS if f'"{reason}"' not in above}
+    assert missing == by_the_encoder
