@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -15,13 +14,17 @@ import pyarrow as pa
 from pipeline.storage import locations
 from pipeline.storage.array_files import cut_npy
 from pipeline.storage.corpus import Corpus, Format, Unit, carries_embeddings, corpus_files
+from pipeline.storage.file_facts import FactsCache, schema_text
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, redact_url
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.parquet_files import cut_parquet
+from pipeline.storage.receipts import Receipt
 from pipeline.storage.slices import FileFacts, Slice, combined
 
 _WORKERS = 8
+_CHECKS = 2
+"""Counted up when rows are rejected by other rules, so that no unit of the old ones is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +58,13 @@ def plan(
     rows_per_shard: int,
     on_unreadable_file: Literal["fail", "skip"] = "fail",
     progress: Callable[[int, int], None] | None = None,
+    cache: str | None = None,
 ) -> Plan:
     """Cut a corpus into units of about `rows_per_shard` rows; every file is read once for digests.
 
     `progress` is called with (files done, files). Ids are derived if no file of the corpus names
-    its rows.
+    its rows. `cache` is the URL of a file that remembers what was learnt: files that did not
+    change since are not read again.
 
     Raises:
         ValueError: if there is nothing to read, columns are missing or of the wrong type, or a
@@ -76,7 +81,7 @@ def plan(
         if corpus.ids_path is not None and (found != "npy" or len(entries) != 1):
             raise ValueError(f"an ids file belongs to one .npy file; {corpus.shown} is not one")
         files, skipped = _cut_files(
-            corpus, found, entries, rows_per_shard, on_unreadable_file == "skip", progress
+            corpus, found, entries, rows_per_shard, on_unreadable_file == "skip", progress, cache
         )
     has_ids = any(facts.has_ids for _, facts in files)
     dimension = next((facts.dimension for _, facts in files if facts.dimension), None)
@@ -127,17 +132,23 @@ def _cut_files(
     rows_per_shard: int,
     skip: bool,
     progress: Callable[[int, int], None] | None,
+    cache: str | None,
 ) -> tuple[Files, tuple[SkippedFile, ...]]:
-    def cut(entry: FileEntry) -> FileFacts | ValueError:
+    remembered = FactsCache(cache, corpus, found, rows_per_shard, entries) if cache else None
+
+    def cut(entry: FileEntry) -> FileFacts:
+        if found == "text":
+            return cut_text(entry.url, rows_per_shard)
+        if found == "jsonl":
+            return cut_jsonl(corpus, entry.url, rows_per_shard)
+        if found == "npy":
+            return cut_npy(corpus, entry.url, rows_per_shard)
+        embeddings = carries_embeddings(corpus, found)
+        return cut_parquet(corpus, entry.url, rows_per_shard, embeddings)
+
+    def facts_of(entry: FileEntry) -> FileFacts | ValueError:
         try:
-            if found == "text":
-                return cut_text(entry.url, rows_per_shard)
-            if found == "jsonl":
-                return cut_jsonl(corpus, entry.url, rows_per_shard)
-            if found == "npy":
-                return cut_npy(corpus, entry.url, rows_per_shard)
-            embeddings = carries_embeddings(corpus, found)
-            return cut_parquet(corpus, entry.url, rows_per_shard, embeddings)
+            return cut(entry) if remembered is None else remembered.facts(entry, cut)
         except ValueError as error:
             return error
         except OSError as error:
@@ -145,18 +156,22 @@ def _cut_files(
 
     files: list[tuple[str, FileFacts]] = []
     skipped: list[SkippedFile] = []
-    with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
-        results = pool.map(cut, entries)
-        for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
-            if isinstance(result, FileFacts):
-                files.append((entry.url, result))
-            elif skip:
-                skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
-            else:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise result
-            if progress is not None:
-                progress(done, len(entries))
+    try:
+        with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
+            results = pool.map(facts_of, entries)
+            for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
+                if isinstance(result, FileFacts):
+                    files.append((entry.url, result))
+                elif skip:
+                    skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
+                else:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise result
+                if progress is not None:
+                    progress(done, len(entries))
+    finally:
+        if remembered is not None:
+            remembered.save()
     if not files:
         raise ValueError(f"no file of {corpus.shown} can be read; the first: {skipped[0].why}")
     return files, tuple(skipped)
@@ -181,7 +196,7 @@ def _dataset_files(corpus: Corpus) -> Files:
         (
             locations.join_inside(root, receipt.path),
             FileFacts(
-                slices=(Slice(start=0, stop=receipt.rows, digest=receipt.sha256),),
+                slices=(_shard_slice(receipt),),
                 has_ids=True,
                 dimension=manifest.dimension,
                 passed_through=passed,
@@ -189,6 +204,18 @@ def _dataset_files(corpus: Corpus) -> Files:
         )
         for receipt in receipts
     ]
+
+
+def _shard_slice(receipt: Receipt) -> Slice:
+    """Return a whole shard as a slice that names what it was made from, if its receipt does."""
+    whole = Slice(start=0, stop=receipt.rows, digest=receipt.sha256)
+    source = [receipt.source.get(name) for name in ("path", "start", "stop")]
+    match source:
+        case [str(path), int(start), int(stop)]:
+            return dataclasses.replace(
+                whole, source_path=path, source_start=start, source_stop=stop
+            )
+    return whole
 
 
 def _check_agreement(corpus: Corpus, found: Format, files: Files, dimension: int | None) -> None:
@@ -215,7 +242,7 @@ def _passed_through(files: Files) -> str:
     found = files[0][1].passed_through
     if found is None or not len(found):
         return ""
-    return base64.b64encode(found.serialize().to_pybytes()).decode("ascii")
+    return schema_text(found)
 
 
 def _unit(
@@ -242,6 +269,9 @@ def _unit(
         ids_path=facts.ids_path,
         dimension=dimension,
         passed_through=passed,
+        source_path=one.source_path,
+        source_start=one.source_start,
+        source_stop=one.source_stop,
     )
     return dataclasses.replace(unit, key=_key(corpus, unit))
 
@@ -257,4 +287,6 @@ def _key(corpus: Corpus, unit: Unit) -> str:
             corpus.embedding_column,
             [[field.name, str(field.type)] for field in unit.passed_through_schema],
         ]
+    if unit.format != "dataset":
+        columns.append([_CHECKS, corpus.max_text_bytes])
     return combined("unit", unit.format, unit.digest, corpus.modality, unit.has_ids, columns)

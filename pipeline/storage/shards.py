@@ -29,7 +29,7 @@ from pipeline.storage import locations
 from pipeline.storage.columns import CONTENT_BYTES
 from pipeline.storage.corpus import Unit
 from pipeline.storage.locations import redact_url
-from pipeline.storage.manifest import Receipt, source_of
+from pipeline.storage.receipts import Receipt, source_of
 
 DATA = "data"
 QUARANTINE = "quarantine"
@@ -98,7 +98,7 @@ def write_unit(
         truncated=truncated,
         source=source_of(unit),
     )
-    where = locations.join(root, RECEIPTS, f"{name}.json")
+    where = locations.join_inside(root, f"{RECEIPTS}/{name}.json")
     locations.write_bytes(where, receipt.to_json().encode())
     return receipt
 
@@ -136,49 +136,73 @@ def embeddings_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.concatenate([np.empty((0, dimension), np.float32), *parts])
 
 
-def finished(root: str, units: Sequence[Unit], fingerprint: str) -> dict[str, Receipt]:
+def finished(
+    root: str, units: Sequence[Unit], fingerprint: str, known: Sequence[Receipt] = ()
+) -> dict[str, Receipt]:
     """Return the receipts, by unit key, of the units whose shard and receipt are both there.
 
-    A receipt counts if it parses, is of this unit and fingerprint, and the files it names have
-    the sizes it names. The folders are listed once. `fingerprint` must cover all that changes a
-    shard's content.
+    A receipt counts if it parses, is of this unit and fingerprint, accounts for every row of the
+    unit, and the files it names have the sizes it names. The folders are listed once; of `known`
+    (receipts of the current manifest) no file is read. `fingerprint` must cover all that changes
+    a shard's content.
     """
-    sizes = {
-        f"{folder}/{entry.name}": entry.size
-        for folder in (DATA, QUARANTINE, RECEIPTS)
-        for entry in locations.list_files(locations.join(root, folder))
-    }
-    names = {unit.key: shard_name(unit.key, fingerprint) for unit in units}
-    there = {
-        key: name
-        for key, name in names.items()
-        if f"{RECEIPTS}/{name}.json" in sizes and f"{DATA}/{name}.parquet" in sizes
-    }
+    sizes = _sizes(root, (DATA, QUARANTINE, RECEIPTS))
+    trusted = {receipt.unit: receipt for receipt in known}
 
-    def receipt_of(key: str, name: str) -> Receipt | None:
+    def receipt_of(unit: Unit) -> Receipt | None:
+        name = shard_name(unit.key, fingerprint)
+        receipt = trusted.get(unit.key)
+        if receipt is not None and _is_whole(receipt, unit, fingerprint, sizes):
+            return receipt
+        if f"{RECEIPTS}/{name}.json" not in sizes or f"{DATA}/{name}.parquet" not in sizes:
+            return None
         try:
-            data = locations.read_bytes(locations.join(root, RECEIPTS, f"{name}.json"))
+            data = locations.read_bytes(locations.join_inside(root, f"{RECEIPTS}/{name}.json"))
             receipt = Receipt.from_json(data)
         except (ValueError, FileNotFoundError):
             return None
-        whole = (
-            receipt.unit == key
-            and receipt.fingerprint == fingerprint
-            and receipt.path == f"{DATA}/{name}.parquet"
-            and sizes[receipt.path] == receipt.bytes
-            and receipt.quarantine_path in {None, f"{QUARANTINE}/{name}.parquet"}
-            and (
-                receipt.quarantine_path is None
-                or sizes.get(receipt.quarantine_path) == receipt.quarantine_bytes
-            )
-        )
-        return receipt if whole else None
+        return receipt if _is_whole(receipt, unit, fingerprint, sizes) else None
 
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(receipt_of, there.keys(), there.values())
-        return {
-            key: receipt for key, receipt in zip(there, found, strict=True) if receipt is not None
-        }
+        found = zip(units, pool.map(receipt_of, units), strict=True)
+        return {unit.key: receipt for unit, receipt in found if receipt is not None}
+
+
+def missing_files(root: str, receipts: Sequence[Receipt]) -> list[str]:
+    """Return the files that receipts name and that aren't there with their sizes, by a listing."""
+    sizes = _sizes(root, (DATA, QUARANTINE))
+    return [
+        path
+        for receipt in receipts
+        for path, size in receipt.files.items()
+        if sizes.get(path) != size
+    ]
+
+
+def whole(root: str, receipts: Sequence[Receipt]) -> bool:
+    """Return whether all files that receipts name are there with their sizes, by a listing."""
+    return not missing_files(root, receipts)
+
+
+def _sizes(root: str, folders: Sequence[str]) -> dict[str, int]:
+    return {
+        f"{folder}/{entry.name}": entry.size
+        for folder in folders
+        for entry in locations.list_files(locations.join(root, folder))
+    }
+
+
+def _is_whole(receipt: Receipt, unit: Unit, fingerprint: str, sizes: Mapping[str, int]) -> bool:
+    name = shard_name(unit.key, fingerprint)
+    quarantined = receipt.quarantine_rows
+    path = f"{QUARANTINE}/{name}.parquet" if quarantined else None
+    return (
+        (receipt.unit, receipt.fingerprint) == (unit.key, fingerprint)
+        and (receipt.path, receipt.quarantine_path) == (f"{DATA}/{name}.parquet", path)
+        and receipt.rows + quarantined == unit.rows
+        and sum(receipt.quarantined.values()) == quarantined
+        and all(sizes.get(file) == size for file, size in receipt.files.items())
+    )
 
 
 def _dataset_rows(rows: pa.Table, unit: Unit, dtype: str) -> pa.Table:

@@ -16,13 +16,19 @@ CHUNK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Rows [start, stop) of a file, their bytes where the format has such, their digest."""
+    """Rows [start, stop) of a file, their bytes where the format has such, their digest.
+
+    In a shard of ours `source_path` and its rows say what it was made from.
+    """
 
     start: int
     stop: int
     digest: str
     byte_start: int = 0
     byte_stop: int = 0
+    source_path: str = ""
+    source_start: int = 0
+    source_stop: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

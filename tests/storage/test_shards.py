@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import uuid
 
 import numpy as np
@@ -16,8 +17,10 @@ from pipeline.storage import (
     read_shard,
     read_unit,
     shard_name,
+    whole,
     write_unit,
 )
+from pipeline.storage.shards import missing_files
 from tests.storage.samples import (
     encoded,
     text_corpus,
@@ -177,6 +180,83 @@ def test_finished_is_shard_and_receipt_of_this_fingerprint(root, corpus):
     name = shard_name(units[2].key, "f")
     locations.write_bytes(locations.join(root, "receipts", f"{name}.json"), b"{")
     assert finished(root, units, "f") == {}
+
+
+def test_finished_on_any_store(place, corpus):
+    units = plan(corpus, 2).units
+    receipts = {unit.key: write(place, corpus, unit) for unit in units}
+    assert finished(place, units, "f") == receipts
+    assert whole(place, list(receipts.values()))
+    locations.remove(locations.join(place, receipts[units[0].key].path))
+    assert list(finished(place, units, "f")) == [unit.key for unit in units[1:]]
+    assert not whole(place, list(receipts.values()))
+    assert missing_files(place, list(receipts.values())) == [receipts[units[0].key].path]
+
+
+def test_what_is_known_is_not_read_again(root, corpus, monkeypatch):
+    units = plan(corpus, 2).units
+    receipts = {unit.key: write(root, corpus, unit) for unit in units}
+    read = []
+    real = locations.read_bytes
+    monkeypatch.setattr(locations, "read_bytes", lambda url: read.append(url) or real(url))
+    known = [receipts[unit.key] for unit in units[:2]]
+    assert finished(root, units, "f", known) == receipts
+    assert [url.rsplit("/", 1)[-1] for url in read] == [f"{shard_name(units[2].key, 'f')}.json"]
+    assert finished(root, units, "other", known) == {}
+    # A known receipt needs no receipt file, but its shard.
+    for unit in units[:2]:
+        name = f"{shard_name(unit.key, 'f')}.json"
+        locations.remove(locations.join(root, "receipts", name))
+    assert finished(root, units, "f", known) == receipts
+    locations.remove(locations.join(root, receipts[units[0].key].path))
+    assert list(finished(root, units, "f", known)) == [unit.key for unit in units[1:]]
+
+
+def test_a_known_receipt_that_does_not_fit_yields_to_the_stored_one(root, corpus):
+    (unit,) = plan(corpus, 10).units
+    receipt = write(root, corpus, unit)
+    old = dataclasses.replace(receipt, bytes=receipt.bytes + 1)
+    assert finished(root, [unit], "f", [old]) == {unit.key: receipt}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"rows": 2**29},
+        {"rows": 4},
+        {"rows": 2},
+        {"quarantine_rows": 2**29},
+        {"rows": 5, "quarantine_rows": 0},
+        {"quarantined": {"empty": 1}},
+        {"quarantine_path": None},
+        {"rows": -1},
+        {"bytes": -1},
+        {"seconds": {"encode": float("nan")}},
+    ],
+)
+def test_a_forged_receipt_is_not_finished(root, corpus, forged):
+    (unit,) = plan(corpus, 10).units
+    values = {**dataclasses.asdict(write(root, corpus, unit)), **forged}
+    where = locations.join(root, "receipts", f"{shard_name(unit.key, 'f')}.json")
+    locations.write_bytes(where, json.dumps(values).encode())
+    assert finished(root, [unit], "f") == {}
+
+
+def test_a_receipt_names_what_its_shard_was_first_made_from(tmp_path):
+    root = str(tmp_path / "embeddings")
+    _, receipts = write_dataset(root, tmp_path / "in")
+    stored = Corpus(path=root, modality="text")
+    for unit in plan(stored, 10).units:
+        again = write_unit(
+            str(tmp_path / "out"),
+            unit=unit,
+            fingerprint="f",
+            table=read_unit(stored, unit),
+            dtype="float16",
+            metadata={},
+            seconds={},
+        )
+        assert again.source == next(one.source for one in receipts if unit.path.endswith(one.path))
 
 
 def test_a_lost_quarantine_shard_is_not_finished(root, corpus):

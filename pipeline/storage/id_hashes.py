@@ -1,0 +1,74 @@
+"""The hashes of each unit's ids, kept beside a dataset: only new units are read for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipeline.schema import RejectReason
+from pipeline.storage import locations
+from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.duplicates import Hashes
+from pipeline.storage.slices import combined
+
+IDS = "ids"
+REJECTING_VERSION = 1
+"""To be raised whenever rows are rejected by another rule: only good rows' ids are hashed."""
+_CHECKSUM_BYTES = 32
+_READERS = 16
+
+
+def ids_name(corpus: Corpus, unit: Unit) -> str:
+    """Return the name of a unit's file of hashes: its key, and what decides which rows are good."""
+    columns = dataclasses.asdict(corpus)
+    for place in ("path", "ids_path", "format"):
+        del columns[place]  # the same content is the same wherever it lies
+    rules = [REJECTING_VERSION, sorted(RejectReason), unit.dimension, columns]
+    return f"{unit.key}-{combined('id hashes', rules)[:16]}.hashes"
+
+
+def write_id_hashes(root: str, corpus: Corpus, unit: Unit, hashes: Hashes) -> None:
+    """Keep the hashes (n, 2) of a unit's good rows' ids in the dataset `root`.
+
+    Raises:
+        ValueError: if `root` cannot be written.
+    """
+    name = ids_name(corpus, unit)
+    data = np.ascontiguousarray(hashes, dtype="<u8").tobytes()
+    locations.write_bytes(
+        locations.join_inside(root, f"{IDS}/{name}"), _checksum(name, data) + data
+    )
+
+
+def read_id_hashes(root: str, corpus: Corpus, units: Sequence[Unit]) -> dict[str, Hashes]:
+    """Return the kept hashes (n, 2) by unit key; units without any, or damaged ones, are left out.
+
+    Raises:
+        ValueError: if `root` cannot be listed.
+    """
+    there = {entry.name for entry in locations.list_files(locations.join(root, IDS))}
+    wanted = [unit for unit in units if ids_name(corpus, unit) in there]
+
+    def read(unit: Unit) -> Hashes | None:
+        name = ids_name(corpus, unit)
+        try:
+            stored = locations.read_bytes(locations.join_inside(root, f"{IDS}/{name}"))
+        except (FileNotFoundError, ValueError):
+            return None
+        checksum, data = stored[:_CHECKSUM_BYTES], stored[_CHECKSUM_BYTES:]
+        if checksum != _checksum(name, data) or len(data) % 16:
+            return None
+        return np.frombuffer(data, dtype="<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = zip(wanted, pool.map(read, wanted), strict=True)
+        return {unit.key: hashes for unit, hashes in found if hashes is not None}
+
+
+def _checksum(name: str, data: bytes) -> bytes:
+    """Return the digest of a file's content under its name: one copied to another name is none."""
+    return hashlib.sha256(name.encode() + b"/" + data).digest()
