@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.storage import open_manifest
 from tests.cluster.samples import error_line, invoke
+from tests.storage.test_history import three_versions
 
 
 @pytest.fixture
@@ -24,6 +25,21 @@ def test_a_sound_dataset_verifies(dataset: Path):
     said, found = result.stdout.splitlines()
     assert said == f"{dataset}: version {version}, 3 shards, 120 rows: OK"
     assert json.loads(found) == {"version": version, "shards": 3, "rows": 120, "problems": []}
+
+
+def test_an_older_version_verifies(tmp_path: Path):
+    root = tmp_path / "out"
+    made, receipts = three_versions(str(root), tmp_path / "in")
+    (root / receipts[0].path).unlink()
+    assert invoke("verify", str(root), "-q").exit_code == 0
+    result = invoke("verify", str(root), "--version", made[0].version, "-q", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["version"] == made[0].version
+    assert found["problems"] == [{"path": receipts[0].path, "what": "missing"}]
+    unknown = invoke("verify", str(root), "--version", "latest", "-q")
+    assert unknown.exit_code == 1
+    assert "not the name of a version" in error_line(unknown)
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete", "receipt"])

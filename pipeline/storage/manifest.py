@@ -1,4 +1,4 @@
-"""Receipts and manifests: what a run wrote, as immutable JSON, and the pointer to the current one.
+"""Manifests: what a run wrote, as immutable JSON, and the pointer to the current one.
 
 A reader starts at `current.json`, goes to `versions/<version>.json` and from there to the shards,
 so half a run is never visible and an old version stays readable.
@@ -11,96 +11,64 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pipeline.schema import SCHEMA_VERSION, RejectReason
 from pipeline.storage import locations
 from pipeline.storage.corpus import Unit
 from pipeline.storage.locations import redact_url
+from pipeline.storage.receipts import (
+    JsonText,
+    Kinds,
+    Receipt,
+    check_counts,
+    checked,
+    parsed,
+    source_of,
+)
 
 Kind = Literal["text-embeddings", "image-embeddings", "substitutes"]
 
-JsonText = str | bytes
-
 POINTER = "current.json"
 VERSIONS = "versions"
+CARD = "README.md"
 UNIT_ROWS = "unit_rows"
 """In a manifest's aligner: false where its method gives rows that are not of unit norm."""
-_VERSION = re.compile(r"^(\d{6,})-[0-9a-f]{8}$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What one unit became: its shard, its quarantine shard if any row was rejected, the cost.
-
-    `unit` and `fingerprint` name the shard; paths are relative to the dataset folder; `bytes` and
-    `sha256` are of the file; `seconds` is by stage; `truncated` counts captions that the encoder
-    cut at its context length; `source` is the slice's path (redacted), start and stop row.
-    """
-
-    unit: str
-    fingerprint: str
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    quarantined: dict[str, int] = field(default_factory=dict)
-    quarantine_path: str | None = None
-    quarantine_rows: int = 0
-    quarantine_bytes: int = 0
-    quarantine_sha256: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    truncated: int = 0
-    source: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Return the receipt as one line of JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: JsonText) -> Receipt:
-        """Return the receipt that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is not one.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except RecursionError as error:
-            raise ValueError("not a receipt: nested too deeply") from error
-
-    @classmethod
-    def from_dict(cls, value: object) -> Receipt:
-        """Return the receipt in a parsed JSON object; raises ValueError if it is not one."""
-        kinds: dict[str, tuple[type, ...]] = {
-            "unit": (str,),
-            "fingerprint": (str,),
-            "path": (str,),
-            "rows": (int,),
-            "bytes": (int,),
-            "sha256": (str,),
-            "quarantined": (dict,),
-            "quarantine_path": (str, type(None)),
-            "quarantine_rows": (int,),
-            "quarantine_bytes": (int,),
-            "quarantine_sha256": (str, type(None)),
-            "seconds": (dict,),
-            "truncated": (int,),
-            "source": (dict,),
-        }
-        checked = _checked(value, kinds, "receipt")
-        _check_counts(checked["quarantined"], "receipt")
-        return cls(**checked)
+_VERSION = re.compile(r"[0-9]{6,18}-[0-9a-f]{8}")
+_KINDS: Kinds = {
+    "version": (str,),
+    "parent": (str, type(None)),
+    "created": (str,),
+    "kind": (str,),
+    "schema_version": (int,),
+    "dimension": (int,),
+    "dtype": (str,),
+    "rows": (int,),
+    "units": (int,),
+    "quarantined": (dict,),
+    "duplicate_units": (list,),
+    "skipped_files": (list,),
+    "receipts": (list,),
+    "source": (dict,),
+    "config": (dict,),
+    "encoder": (dict,),
+    "aligner": (dict, type(None)),
+    "software": (dict,),
+}
+_OPTIONAL: Kinds = {"run": (str,), "changes": (dict,), "drift": (dict, type(None))}
+"""Fields that manifests of earlier releases don't have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One version of a dataset; totals are over all receipts and, for rejects, duplicate units.
 
-    `source` says which corpus it was made from: path, columns and the digest of the plan.
+    `source` says which corpus it was made from: path, columns and the digest of the plan. `run` is
+    the run's id; `changes` the keys of units "added", "removed" and "kept" against the parent,
+    empty in manifests of earlier releases; `drift` what a night measured against the aligner.
     """
 
     version: str
@@ -121,6 +89,9 @@ class Manifest:
     encoder: dict[str, Any]
     aligner: dict[str, Any] | None
     software: dict[str, str]
+    run: str = ""
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    drift: dict[str, Any] | None = None
 
     @property
     def unit_rows(self) -> bool:
@@ -129,39 +100,24 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False)
+        return json.dumps(
+            dataclasses.asdict(self), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        )
 
     @classmethod
     def from_json(cls, text: JsonText) -> Manifest:
         """Return the manifest that `to_json` wrote; raises ValueError if it is not one."""
-        kinds: dict[str, tuple[type, ...]] = {
-            "version": (str,),
-            "parent": (str, type(None)),
-            "created": (str,),
-            "kind": (str,),
-            "schema_version": (int,),
-            "dimension": (int,),
-            "dtype": (str,),
-            "rows": (int,),
-            "units": (int,),
-            "quarantined": (dict,),
-            "duplicate_units": (list,),
-            "skipped_files": (list,),
-            "receipts": (list,),
-            "source": (dict,),
-            "config": (dict,),
-            "encoder": (dict,),
-            "aligner": (dict, type(None)),
-            "software": (dict,),
-        }
-        try:
-            values = _checked(json.loads(text), kinds, "manifest")
-        except RecursionError as error:
-            raise ValueError("not a manifest: nested too deeply") from error
-        _check_counts(values["quarantined"], "manifest")
+        values = checked(parsed(text, "manifest"), _KINDS, "manifest", _OPTIONAL)
+        check_counts(values["quarantined"], "manifest")
         for one in (*values["duplicate_units"], *values["skipped_files"]):
             if not isinstance(one, dict):
                 raise ValueError("not a manifest: a unit or file listed in it is no object")
+        for one in values["duplicate_units"]:
+            if not isinstance(one.get("unit"), str) or type(one.get("rows")) is not int:
+                raise ValueError("not a manifest: a duplicate unit has no key or no rows")
+        _check_changes(values.get("changes", {}))
+        if min(values["rows"], values["units"]) < 0 or not 1 <= values["dimension"] <= 2**20:
+            raise ValueError("not a manifest: rows, units or dimension cannot be")
         values["receipts"] = tuple(Receipt.from_dict(one) for one in values["receipts"])
         values["duplicate_units"] = tuple(values["duplicate_units"])
         values["skipped_files"] = tuple(values["skipped_files"])
@@ -190,12 +146,17 @@ def commit(
     software: Mapping[str, str] | None = None,
     duplicate_units: Sequence[Unit] = (),
     skipped_files: Sequence[Mapping[str, str]] = (),
+    run_id: str = "",
+    drift: Mapping[str, Any] | None = None,
+    before_publish: Callable[[], None] | None = None,
 ) -> Manifest:
     """Publish a new version of the dataset in `root` and return its manifest.
 
     Where nothing differs from the current version (shards, source, encoder, aligner, duplicates,
     skipped files), the current one stays and is returned. URLs lose their credentials on the way.
     One writer at a time, the caller sees to it: the version's number is the highest there plus one.
+    `before_publish` is called right before the pointer is written; what it raises leaves the
+    current version current.
 
     Raises:
         ValueError: if the folder cannot be written, or its current manifest is damaged.
@@ -229,17 +190,37 @@ def commit(
         encoder=redacted(dict(encoder)),
         aligner=None if aligner is None else redacted(dict(aligner)),
         software=dict(software or {}),
+        run=run_id,
+        changes=_changes(current, ordered),
+        drift=None if drift is None else redacted(dict(drift)),
     )
-    digest = _content_digest(draft)
-    if current is not None and _content_digest(current) == digest:
+    digest = content_digest(draft)
+    if current is not None and content_digest(current) == digest:
         return current
     manifest = dataclasses.replace(draft, version=f"{_next_number(root):06d}-{digest[:8]}")
     data = manifest.to_json().encode()
-    locations.write_bytes(locations.join(root, VERSIONS, f"{manifest.version}.json"), data)
-    locations.write_bytes(locations.join(root, "README.md"), _card(manifest).encode())
-    pointer = {"version": manifest.version, "sha256": hashlib.sha256(data).hexdigest()}
-    locations.write_bytes(locations.join(root, POINTER), json.dumps(pointer).encode())
+    locations.write_bytes(locations.join_inside(root, f"{VERSIONS}/{manifest.version}.json"), data)
+    publish(root, manifest, hashlib.sha256(data).hexdigest(), before_publish)
     return manifest
+
+
+def publish(
+    root: str, manifest: Manifest, sha256: str, before: Callable[[], None] | None = None
+) -> None:
+    """Make a version that is there, with its manifest file's sha256, the current one.
+
+    The card goes first: after a crash between the two it names shards that are there.
+    """
+    write_card(root, manifest)
+    if before is not None:
+        before()
+    pointer = {"version": manifest.version, "sha256": sha256}
+    locations.write_bytes(locations.join(root, POINTER), json.dumps(pointer).encode())
+
+
+def write_card(root: str, manifest: Manifest) -> None:
+    """Write the README.md that shows a version to people and to `datasets.load_dataset`."""
+    locations.write_bytes(locations.join(root, CARD), _card(manifest).encode())
 
 
 def read_pointer(root: str) -> Pointer:
@@ -250,60 +231,74 @@ def read_pointer(root: str) -> Pointer:
     """
     where = locations.join(root, POINTER)
     try:
-        value = json.loads(locations.read_bytes(where))
-        checked = _checked(value, {"version": (str,), "sha256": (str,)}, "pointer")
+        value = parsed(locations.read_bytes(where), "pointer")
+        said = checked(value, {"version": (str,), "sha256": (str,)}, "pointer")
     except FileNotFoundError as error:
         raise ValueError(
             f"there is no dataset in {redact_url(root)}: {POINTER} is missing (no run has finished)"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{redact_url(where)} is damaged: {error}") from error
-    return Pointer(**checked)
+    except ValueError as error:
+        raise ValueError(
+            f"{redact_url(where)} is damaged: {error}; `anisoalign versions list` names the "
+            "versions, `anisoalign rollback` makes one of them current"
+        ) from error
+    return Pointer(**said)
 
 
-def read_version(root: str, version: str) -> tuple[Manifest, str]:
-    """Return a version's manifest and the sha256 of its file; nothing else is checked but paths.
+def load_version(root: str, version: str) -> tuple[Manifest, str]:
+    """Return a version's manifest and the sha256 of its file; where its paths lead is not checked.
 
     Raises:
-        ValueError: if there is none, it is damaged, or it names paths outside `root`.
+        ValueError: if there is none or it is damaged.
     """
-    if not _VERSION.match(version):
+    if not _VERSION.fullmatch(version):
         raise ValueError(f"{version!r} is not the name of a version (like 000001-0123abcd)")
-    where = locations.join(root, VERSIONS, f"{version}.json")
+    where = locations.join_inside(root, f"{VERSIONS}/{version}.json")
     try:
         data = locations.read_bytes(where)
         manifest = Manifest.from_json(data)
+        if manifest.version != version:
+            raise ValueError(f"it says that it is version {manifest.version!r}")
     except FileNotFoundError as error:
         raise ValueError(f"{redact_url(root)} has no version {version}") from error
     except ValueError as error:
         raise ValueError(f"{redact_url(where)} is damaged: {error}") from error
-    for receipt in manifest.receipts:
-        locations.join_inside(root, receipt.path)
-        if receipt.quarantine_path is not None:
-            locations.join_inside(root, receipt.quarantine_path)
     return manifest, hashlib.sha256(data).hexdigest()
+
+
+def read_version(root: str, version: str) -> tuple[Manifest, str]:
+    """Return a version's manifest and the sha256 of its file.
+
+    Raises:
+        ValueError: as `load_version` does, if it names paths outside `root`, or if a newer
+            release wrote it.
+    """
+    manifest, sha256 = load_version(root, version)
+    for receipt in manifest.receipts:
+        for path in receipt.files:
+            locations.join_inside(root, path)
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{redact_url(root)} has schema version {manifest.schema_version}, newer than "
+            f"{SCHEMA_VERSION}; update anisoalign"
+        )
+    return manifest, sha256
 
 
 def open_manifest(root: str, version: str | None = None) -> Manifest:
     """Return the manifest of the current version, or of the one named.
 
     Raises:
-        ValueError: if there is none, it is damaged, or it names paths outside `root`.
+        ValueError: if there is none, or as `read_version` does.
     """
     if version is not None:
-        manifest, _ = read_version(root, version)
-    else:
-        pointer = read_pointer(root)
-        manifest, sha256 = read_version(root, pointer.version)
-        if sha256 != pointer.sha256:
-            raise ValueError(
-                f"{VERSIONS}/{pointer.version}.json in {redact_url(root)} was changed after it was "
-                "written; `anisoalign verify` says more"
-            )
-    if manifest.schema_version > SCHEMA_VERSION:
+        return read_version(root, version)[0]
+    pointer = read_pointer(root)
+    manifest, sha256 = read_version(root, pointer.version)
+    if sha256 != pointer.sha256:
         raise ValueError(
-            f"{redact_url(root)} has schema version {manifest.schema_version}, newer than "
-            f"{SCHEMA_VERSION}; update anisoalign"
+            f"{VERSIONS}/{pointer.version}.json in {redact_url(root)} was changed after it was "
+            "written; `anisoalign verify` says more"
         )
     return manifest
 
@@ -313,14 +308,9 @@ def versions(root: str) -> list[str]:
     names = [entry.name for entry in locations.list_files(locations.join(root, VERSIONS))]
     found = [name.removesuffix(".json") for name in names if name.endswith(".json")]
     return sorted(
-        (name for name in found if _VERSION.match(name)),
+        (name for name in found if _VERSION.fullmatch(name)),
         key=lambda name: int(name.split("-")[0]),
     )
-
-
-def source_of(unit: Unit) -> dict[str, Any]:
-    """Return where a unit came from, fit for a manifest: path without credentials, rows."""
-    return {"path": redact_url(unit.path), "start": unit.start, "stop": unit.stop}
 
 
 def redacted(value: Any) -> Any:
@@ -341,8 +331,11 @@ def _next_number(root: str) -> int:
     return int(names[-1].split("-")[0]) + 1 if names else 1
 
 
-def _content_digest(manifest: Manifest) -> str:
-    """Return the digest of what makes a version differ from another: not times, not config."""
+def content_digest(manifest: Manifest) -> str:
+    """Return the digest of what makes a version differ from another: not times, not config.
+
+    Its first eight digits stand in the version's name.
+    """
     content = [
         manifest.kind,
         manifest.schema_version,
@@ -356,6 +349,21 @@ def _content_digest(manifest: Manifest) -> str:
         manifest.aligner,
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _changes(parent: Manifest | None, receipts: Sequence[Receipt]) -> dict[str, list[str]]:
+    before = {receipt.unit for receipt in parent.receipts} if parent else set()
+    now = {receipt.unit for receipt in receipts}
+    found = {"added": now - before, "removed": before - now, "kept": now & before}
+    return {change: sorted(units) for change, units in found.items()}
+
+
+def _check_changes(changes: Mapping[str, object]) -> None:
+    lists = changes.values()
+    if (changes and changes.keys() != {"added", "removed", "kept"}) or not all(
+        isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists
+    ):
+        raise ValueError("not a manifest: changes are not lists of units added, removed and kept")
 
 
 def _card(manifest: Manifest) -> str:
@@ -373,25 +381,3 @@ def _card(manifest: Manifest) -> str:
         "`data/` may hold shards of other versions too. "
         "Rows that could not be used are in `quarantine/` with the reason.\n"
     )
-
-
-def _check_counts(counts: Mapping[str, object], what: str) -> None:
-    if not all(type(count) is int for count in counts.values()):
-        raise ValueError(f"not a {what}: quarantined has a count that is no integer")
-
-
-def _checked(value: object, kinds: dict[str, tuple[type, ...]], what: str) -> dict[str, Any]:
-    """Return `value` as a dict after checking that it has exactly these keys and types."""
-    if not isinstance(value, dict):
-        raise ValueError(f"not a {what}: not a JSON object")
-    missing, unknown = sorted(kinds.keys() - value.keys()), sorted(value.keys() - kinds.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"not a {what}: missing {locations.listed(missing)}, "
-            f"unknown {locations.listed(unknown)}"
-        )
-    for key, allowed in kinds.items():
-        one = value[key]
-        if not isinstance(one, allowed) or (isinstance(one, bool) and bool not in allowed):
-            raise ValueError(f"not a {what}: {key} has the wrong type")
-    return cast(dict[str, Any], value)

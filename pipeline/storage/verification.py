@@ -21,10 +21,11 @@ from pipeline.storage.manifest import (
     POINTER,
     VERSIONS,
     Manifest,
-    Receipt,
+    content_digest,
+    load_version,
     read_pointer,
-    read_version,
 )
+from pipeline.storage.receipts import Receipt
 from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY
 
 _WORKERS = 4
@@ -62,8 +63,12 @@ class _Findings:
         self.problems.append(Problem(path=path, what=what))
 
 
-def verify(root: str, progress: Callable[[int, int], None] | None = None) -> VerificationReport:
-    """Check every file of the current version, and go on after a problem to name them all.
+def verify(
+    root: str,
+    progress: Callable[[int, int], None] | None = None,
+    version: str | None = None,
+) -> VerificationReport:
+    """Check every file of a version, the current one by default; a problem does not end it.
 
     `progress` is called with (shards done, shards). Each shard is read whole, a few at a time; 16
     bytes an id stay in memory.
@@ -71,13 +76,18 @@ def verify(root: str, progress: Callable[[int, int], None] | None = None) -> Ver
     Raises:
         ValueError: if there is no pointer or no manifest to go by.
     """
-    pointer = read_pointer(root)
-    manifest, sha256 = read_version(root, pointer.version)
-    where = f"{VERSIONS}/{pointer.version}.json"
     findings = _Findings()
-    if sha256 != pointer.sha256:
-        findings.add(where, f"its sha256 is not the one in {POINTER}: changed after it was written")
-    for what in _wrong_totals(manifest):
+    if version is None:
+        pointer = read_pointer(root)
+        manifest, sha256 = load_version(root, pointer.version)
+        where = f"{VERSIONS}/{pointer.version}.json"
+        if sha256 != pointer.sha256:
+            what = f"its sha256 is not the one in {POINTER}: changed after it was written"
+            findings.add(where, what)
+    else:
+        manifest, _ = load_version(root, version)
+        where = f"{VERSIONS}/{version}.json"
+    for what in (*_wrong_totals(manifest), *_wrong_changes(root, manifest)):
         findings.add(where, what)
     hashes: list[Hashes] = []
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -115,6 +125,29 @@ def _wrong_totals(manifest: Manifest) -> Iterator[str]:
             yield f"lists unit {key} {count} times"
     if manifest.schema_version != SCHEMA_VERSION:
         yield f"has schema version {manifest.schema_version}, this program {SCHEMA_VERSION}"
+
+
+def _wrong_changes(root: str, manifest: Manifest) -> Iterator[str]:
+    """Yield what the manifest says of itself and its parent that its receipts do not bear out."""
+    if not manifest.version.endswith(content_digest(manifest)[:8]):
+        yield "is of other content than its name says: changed after it was written"
+    if not manifest.changes:
+        return
+    lists = {change: set(units) for change, units in manifest.changes.items()}
+    if sum(map(len, manifest.changes.values())) != len(set().union(*lists.values())):
+        yield "names a unit twice among those added, removed and kept"
+    if lists["added"] | lists["kept"] != {receipt.unit for receipt in manifest.receipts}:
+        yield "the units that it says were added and kept are not those it lists"
+    if manifest.parent is None:
+        before: set[str] = set()
+    else:
+        try:
+            parent, _ = load_version(root, manifest.parent)
+        except ValueError:
+            return  # collected since, or a problem of that version
+        before = {receipt.unit for receipt in parent.receipts}
+    if lists["removed"] | lists["kept"] != before:
+        yield "the units that it says were removed and kept are not those of its parent"
 
 
 def _verify_shard(root: str, manifest: Manifest, receipt: Receipt) -> _Findings:

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import uuid
 
@@ -40,6 +41,80 @@ def test_a_commit_is_opened(root, tmp_path):
     assert all(f"- {one.path}\n" in card for one in receipts)
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert Receipt.from_json(receipts[0].to_json()) == receipts[0]
+
+
+def test_a_commit_on_any_store(place, tmp_path):
+    manifest, receipts = write_dataset(place, tmp_path / "in")
+    assert open_manifest(place) == manifest
+    second = recommit(place, receipts[1:])
+    assert open_manifest(place) == second
+    assert open_manifest(place, manifest.version) == manifest
+    assert versions(place) == [manifest.version, second.version]
+
+
+def test_what_changed_against_the_parent(root, tmp_path):
+    first, receipts = write_dataset(root, tmp_path / "in")
+    keys = [receipt.unit for receipt in receipts]
+    assert first.changes == {"added": sorted(keys), "removed": [], "kept": []}
+    second = recommit(root, receipts[:2], run_id="night-2", drift={"mean": 0.5})
+    assert second.changes == {"added": [], "removed": keys[2:], "kept": sorted(keys[:2])}
+    assert (second.run, second.drift) == ("night-2", {"mean": 0.5})
+    third = recommit(root, receipts[1:])
+    assert third.changes == {"added": keys[2:], "removed": keys[:1], "kept": keys[1:2]}
+    assert (third.run, third.drift) == ("", None)
+    assert open_manifest(root, second.version) == second
+
+
+def test_who_ran_it_and_what_it_measured_make_no_version(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    assert recommit(root, receipts, run_id="again", drift={"mean": 1.0}) == manifest
+    assert open_manifest(root).run == ""
+
+
+def test_manifests_of_earlier_releases_are_read(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+
+    def older(value):
+        for name in ("run", "changes", "drift"):
+            del value[name]
+
+    edit(root, manifest, older)
+    found = open_manifest(root, manifest.version)
+    assert found == dataclasses.replace(manifest, changes={})
+    assert (found.run, found.drift) == ("", None)
+    where = locations.join(root, "versions", f"{manifest.version}.json")
+    sha256 = hashlib.sha256(locations.read_bytes(where)).hexdigest()
+    pointer = json.dumps({"version": manifest.version, "sha256": sha256}).encode()
+    locations.write_bytes(locations.join(root, "current.json"), pointer)
+    assert recommit(root, receipts) == found
+    second = recommit(root, receipts[:1])
+    assert len(second.changes["removed"]) == 2
+
+
+def test_nothing_is_published_when_the_last_check_fails(root, tmp_path):
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    seen = []
+
+    def lost():
+        seen.append(versions(root))
+        raise ValueError("lease lost")
+
+    with pytest.raises(ValueError, match="lease lost"):
+        recommit(root, receipts[:1], before_publish=lost)
+    assert open_manifest(root) == manifest
+    (there,) = seen
+    assert len(there) == 2  # the manifest was written, the pointer not
+    again = recommit(root, receipts[:1], before_publish=lambda: seen.append(None))
+    assert seen[1:] == [None]
+    assert open_manifest(root) == again
+    assert again.version.startswith("000003-")
+
+
+def test_no_number_that_is_none_is_written(root, tmp_path):
+    _, receipts = write_dataset(root, tmp_path / "in")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        recommit(root, receipts[:1], drift={"mean": float("nan")})
+    assert len(versions(root)) == 1
 
 
 def test_nothing_new_is_no_new_version(root, tmp_path):
@@ -112,7 +187,8 @@ def test_a_version_that_is_not_there_or_no_version(root, tmp_path):
     write_dataset(root, tmp_path / "in")
     with pytest.raises(ValueError, match="has no version 000009-00000000"):
         open_manifest(root, "000009-00000000")
-    for name in ("../current", "latest", "000001-xyz", "/etc/passwd"):
+    wrong = ("../current", "latest", "000001-xyz", "/etc/passwd", "000001-00000000\n", "")
+    for name in wrong:
         with pytest.raises(ValueError, match="not the name of a version"):
             open_manifest(root, name)
 
@@ -153,6 +229,19 @@ def test_a_manifest_that_was_edited(root, tmp_path):
         lambda value: value.update(quarantined={"empty": "x"}),
         lambda value: value["receipts"][0].update(quarantined={"empty": None}),
         lambda value: value["receipts"][0].pop("sha256"),
+        lambda value: value["receipts"][0].update(rows=-1),
+        lambda value: value["receipts"][0].update(rows=3 * 10**9),
+        lambda value: value.update(rows=-1),
+        lambda value: value.update(dimension=0),
+        lambda value: value.update(run=1),
+        lambda value: value.update(drift=[]),
+        lambda value: value.update(drift={"mean": float("nan")}),
+        lambda value: value.update(drift={"mean": float("inf")}),
+        lambda value: value.update(changes={"added": []}),
+        lambda value: value["changes"].update(added=[1]),
+        lambda value: value["changes"].update(added="all"),
+        lambda value: value.update(duplicate_units=[{"unit": "x"}]),
+        lambda value: value.update(duplicate_units=[{"rows": 1}]),
     ],
 )
 def test_a_manifest_of_another_shape(root, tmp_path, change):
@@ -169,6 +258,14 @@ def test_paths_that_leave_the_folder(root, tmp_path, key, path):
     edit(root, manifest, lambda value: value["receipts"][0].update({key: path}))
     with pytest.raises(ValueError, match="refused"):
         open_manifest(root, manifest.version)
+
+
+def test_a_manifest_under_another_name(root, tmp_path):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+    data = locations.read_bytes(locations.join(root, "versions", f"{manifest.version}.json"))
+    locations.write_bytes(locations.join(root, "versions", "000002-00000000.json"), data)
+    with pytest.raises(ValueError, match="it says that it is version"):
+        open_manifest(root, "000002-00000000")
 
 
 def test_a_newer_schema(root, tmp_path):

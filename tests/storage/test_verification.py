@@ -39,6 +39,100 @@ def test_a_whole_dataset_has_no_problem(tmp_path, dtype, memory):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_a_dataset_on_any_store(place, tmp_path):
+    manifest, _ = write_dataset(place, tmp_path / "in")
+    assert verify(place).problems == ()
+    path = manifest.receipts[1].path
+    locations.write_bytes(locations.join(place, path), b"junk")
+    assert {one.path for one in verify(place).problems} == {path}
+
+
+def test_an_older_version(dataset):
+    root, manifest = dataset
+    second = commit(
+        str(root),
+        kind=manifest.kind,
+        dimension=manifest.dimension,
+        dtype=manifest.dtype,
+        receipts=manifest.receipts[1:],
+        source=manifest.source,
+        config={},
+        encoder=manifest.encoder,
+    )
+    (root / manifest.receipts[0].path).unlink()
+    assert verify(str(root)).problems == ()
+    assert verify(str(root), version=second.version).problems == ()
+    report = verify(str(root), version=manifest.version)
+    assert (report.version, report.shards) == (manifest.version, 4)
+    assert [one.path for one in report.problems] == [manifest.receipts[0].path]
+    (root / "current.json").write_text("{")
+    assert verify(str(root), version=second.version).problems == ()
+
+
+@pytest.mark.parametrize("kind", ["path", "quarantine_path"])
+def test_a_link_in_place_of_a_shard(dataset, tmp_path, kind):
+    root, manifest = dataset
+    path = root / getattr(manifest.receipts[1], kind)
+    path.rename(tmp_path / "elsewhere.parquet")
+    path.symlink_to(tmp_path / "elsewhere.parquet")
+    ((where, what),) = problems(root)
+    assert where == getattr(manifest.receipts[1], kind)
+    assert "symbolic link" in what
+
+
+def test_a_path_that_leaves_the_folder_is_a_problem_beside_others(dataset):
+    root, manifest = dataset
+
+    def change(value):
+        value["receipts"][0]["path"] = "../../etc/passwd"
+
+    edit(root, manifest, change, follow=True)
+    (root / manifest.receipts[1].path).unlink()
+    found = problems(root)
+    assert ("../../etc/passwd", True) in {(path, "refused" in what) for path, what in found}
+    assert (manifest.receipts[1].path, "missing") in found
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda changes: changes["added"].pop(), "added and kept are not those it lists"),
+        (lambda changes: changes["added"].append("x"), "added and kept are not those it lists"),
+        (lambda changes: changes["kept"].append(changes["added"][0]), "names a unit twice"),
+        (lambda changes: changes["removed"].append("x"), "not those of its parent"),
+        (lambda changes: changes["kept"].append(changes["added"].pop()), "not those of its parent"),
+    ],
+)
+def test_changes_that_the_receipts_do_not_bear_out(dataset, change, what):
+    root, manifest = dataset
+    where = edit(root, manifest, lambda value: change(value["changes"]), follow=True)
+    assert any(what in found for path, found in problems(root) if path == where)
+
+
+def test_changes_against_the_parent(dataset):
+    root, manifest = dataset
+    again = {
+        "kind": manifest.kind,
+        "dimension": manifest.dimension,
+        "dtype": manifest.dtype,
+        "source": manifest.source,
+        "config": {},
+        "encoder": manifest.encoder,
+    }
+    second = commit(str(root), receipts=manifest.receipts[1:], **again)
+    assert problems(root) == set()
+    where = edit(root, second, lambda value: value["changes"]["removed"].clear(), follow=True)
+    assert [path for path, what in problems(root) if "its parent" in what] == [where]
+    (root / "versions" / f"{manifest.version}.json").unlink()  # collected: nothing to compare with
+    assert problems(root) == set()
+
+
+def test_content_that_does_not_fit_the_name(dataset):
+    root, manifest = dataset
+    where = edit(root, manifest, lambda value: value["encoder"].update(model="x"), follow=True)
+    assert {path for path, what in problems(root) if "than its name says" in what} == {where}
+
+
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["path", "quarantine_path"])
 def test_one_flipped_byte(dataset, place, kind):
