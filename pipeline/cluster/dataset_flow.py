@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,31 +10,29 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import ray.data
 from ray.exceptions import RayError
 
 from pipeline import __version__
 from pipeline.cluster.duplicates import find_duplicate_ids
-from pipeline.cluster.session import IO_CPUS, actor_pool, user_error
+from pipeline.cluster.session import user_error
+from pipeline.cluster.writing import UnitWriting
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
-from pipeline.schema import ENVELOPE
-from pipeline.stages.embed import Embed
-from pipeline.stages.read import ReadUnit
-from pipeline.stages.write import WriteShard
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
-from pipeline.storage.duplicates import DuplicateIds
-from pipeline.storage.manifest import Kind, Receipt, commit
+from pipeline.storage.lease import Lease
+from pipeline.storage.manifest import POINTER, Kind, Manifest, commit, open_manifest, redacted
 from pipeline.storage.planning import Plan
-from pipeline.storage.shards import finished
+from pipeline.storage.receipts import Receipt
+from pipeline.storage.shards import finished, whole
 
 
 @dataclass(frozen=True)
 class DatasetRequest:
     """What to write: a corpus through `embed` (arguments of `Embed`) to a dataset at `root`.
 
-    `fingerprint` covers all that changes a shard's content beside its unit.
+    `fingerprint` covers all that changes a shard's content beside its unit; `drift` is what was
+    measured of the text, for the manifest.
     """
 
     name: str
@@ -47,13 +46,21 @@ class DatasetRequest:
     fingerprint: str
     encoder: Mapping[str, Any]
     aligner: Mapping[str, Any] | None = None
+    drift: Mapping[str, Any] | None = None
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What the dataset is made from, as its manifest says it."""
+        return {**self.corpus.identity, "digest": self.plan.digest}
 
 
 @dataclass(frozen=True)
 class FlowReport:
     """What a flow did, for the summary: seconds are wall-clock time.
 
-    `truncated` counts captions cut at the encoder's context length.
+    `truncated` counts captions cut at the encoder's context length, `retried_units` those that
+    failed before they were written. Units are added and removed against the version before, and
+    `unchanged` says that it is still the current one.
     """
 
     name: str
@@ -62,6 +69,10 @@ class FlowReport:
     truncated: int
     units: int
     reused_units: int
+    added_units: int
+    removed_units: int
+    retried_units: int
+    unchanged: bool
     seconds: float
     path: str
     version: str
@@ -78,60 +89,136 @@ def software_versions() -> dict[str, str]:
 
 
 def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter) -> FlowReport:
-    """Write what is missing of a dataset and commit a version of it.
+    """Write what is missing of a dataset and commit a version of it, as its only writer.
 
-    Units whose shard and receipt exist are kept as they are. Nothing becomes visible to readers
-    before every unit is written.
+    Units whose shard and receipt exist are kept as they are; where the current version was made
+    from the very same, nothing is read at all. Units that fail don't stop the others. Nothing
+    becomes visible to readers before every unit is written.
 
     Raises:
-        ValueError: when the output cannot be written, an input file cannot be read, or the share
-            of rejected rows passes `rejects.max_share`.
+        LeaseHeldError: when another run writes to the dataset.
+        UnwritableError: when the output takes no file.
+        ValueError: when units failed `units.max_attempts` times, an input file cannot be read, or
+            the share of rejected rows passes `rejects.max_share`.
     """
     start = time.perf_counter()
     locations.check_writable(request.root)
-    software = software_versions()
+    with Lease.acquire(
+        request.root,
+        run_id=reporter.run_id,
+        command=request.name,
+        expires_after_s=config.lease.expires_after_s,
+    ) as lease:
+        there = locations.exists(locations.join(request.root, POINTER))
+        current = open_manifest(request.root) if there else None
+        if current is not None and _is_made_of_the_same(config, request, current):
+            _check_rejects(config, request, current.receipts)
+            _say_planned(request, reporter, current.units, current.units)
+            return _report(request, current, current, current.units, 0, start, reporter)
+        receipts, reused, retried = _all_receipts(config, request, current, reporter)
+        _check_rejects(config, request, receipts)
+        manifest = commit(
+            request.root,
+            kind=request.kind,
+            dimension=request.dimension,
+            dtype=request.dtype,
+            receipts=receipts,
+            source=request.source,
+            config=config.to_mapping(),
+            encoder=request.encoder,
+            aligner=request.aligner,
+            software=software_versions(),
+            duplicate_units=request.plan.duplicate_units,
+            skipped_files=[vars(skipped) for skipped in request.plan.skipped_files],
+            run_id=reporter.run_id,
+            drift=request.drift,
+            before_publish=lease.check,
+        )
+        return _report(request, current, manifest, reused, retried, start, reporter)
+
+
+def _is_made_of_the_same(config: RunConfig, request: DatasetRequest, current: Manifest) -> bool:
+    """Return whether the current version is what this request would write, and all there."""
+    wanted = {
+        "source": request.source,
+        "encoder": dict(request.encoder),
+        "aligner": None if request.aligner is None else dict(request.aligner),
+        "kind": request.kind,
+        "dtype": request.dtype,
+        "dimension": request.dimension,
+        "skipped_files": [vars(skipped) for skipped in request.plan.skipped_files],
+    }
+    # As JSON on both sides: a manifest has been through it.
+    same = _as_json(redacted(wanted)) == _as_json({name: getattr(current, name) for name in wanted})
+    duplicates = sorted(one["unit"] for one in current.duplicate_units)
+    return (
+        same
+        and duplicates == sorted(unit.key for unit in request.plan.duplicate_units)
+        and current.config.get("rejects", {}).get("check_ids") == config.rejects.check_ids
+        and all(receipt.fingerprint == request.fingerprint for receipt in current.receipts)
+        and whole(request.root, current.receipts)
+    )
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _all_receipts(
+    config: RunConfig, request: DatasetRequest, current: Manifest | None, reporter: Reporter
+) -> tuple[list[Receipt], int, int]:
+    """Write what is missing; returns all receipts in plan order, units kept and units retried."""
     units: Sequence[Unit] = request.plan.units
     duplicates = None
+    known = current.receipts if current else ()
     try:
         if config.rejects.check_ids:
-            units, duplicates = find_duplicate_ids(request.corpus, request.plan, reporter)
-        receipts = dict(finished(request.root, units, request.fingerprint))
+            units, duplicates = find_duplicate_ids(
+                request.corpus, request.plan, reporter, request.root
+            )
+        receipts = dict(finished(request.root, units, request.fingerprint, known))
         todo = [unit for unit in units if unit.key not in receipts]
-        reused = len(receipts)
+        reused, retried = len(receipts), 0
+        _say_planned(request, reporter, len(units), reused)
         if todo:
             with reporter.progress(request.name, request.plan.rows) as advance:
                 advance(sum(unit.rows for unit in units if unit.key in receipts))
-                for receipt in _execute(config, request, todo, duplicates):
+                writing = UnitWriting(config, request, duplicates, reporter)
+                for receipt in writing.run(todo):
                     receipts[receipt.unit] = receipt
                     advance(receipt.rows + receipt.quarantine_rows)
+                retried = writing.retried
+                writing.check()
     except RayError as error:
         cause = user_error(error)
         if cause is None:
             raise
-        raise ValueError(str(cause)) from error
+        raise cause from None
     missing = [unit for unit in units if unit.key not in receipts]
     assert not missing, f"{len(missing)} units came back without a receipt"
-    if todo and len(finished(request.root, units, request.fingerprint)) < len(units):
+    if todo and not whole(request.root, [receipts[unit.key] for unit in todo]):
         raise ValueError(
             f"shards were written to {locations.redact_url(request.root)} on other machines and "
             "cannot be seen from here; output.path must be storage that every node shares"
         )
-    ordered = [receipts[unit.key] for unit in units]
-    _check_rejects(config, request, ordered)
-    manifest = commit(
-        request.root,
-        kind=request.kind,
-        dimension=request.dimension,
-        dtype=request.dtype,
-        receipts=ordered,
-        source={**request.corpus.identity, "digest": request.plan.digest},
-        config=config.to_mapping(),
-        encoder=request.encoder,
-        aligner=request.aligner,
-        software=software,
-        duplicate_units=request.plan.duplicate_units,
-        skipped_files=[vars(skipped) for skipped in request.plan.skipped_files],
-    )
+    return [receipts[unit.key] for unit in units], reused, retried
+
+
+def _say_planned(request: DatasetRequest, reporter: Reporter, units: int, reused: int) -> None:
+    reporter.event("planned", name=request.name, units=units, reused=reused, rows=request.plan.rows)
+
+
+def _report(
+    request: DatasetRequest,
+    before: Manifest | None,
+    manifest: Manifest,
+    reused: int,
+    retried: int,
+    start: float,
+    reporter: Reporter,
+) -> FlowReport:
+    keys = {receipt.unit for receipt in manifest.receipts}
+    keys_before = {receipt.unit for receipt in before.receipts} if before else set()
     report = FlowReport(
         name=request.name,
         rows=manifest.rows,
@@ -139,56 +226,18 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
         truncated=sum(receipt.truncated for receipt in manifest.receipts),
         units=manifest.units,
         reused_units=reused,
+        added_units=len(keys - keys_before),
+        removed_units=len(keys_before - keys),
+        retried_units=retried,
+        unchanged=before is not None and before.version == manifest.version,
         seconds=time.perf_counter() - start,
         path=request.root,
         version=manifest.version,
     )
     if report.truncated:
         reporter.say(f"{report.truncated:,} captions were cut at the encoder's context length")
+    reporter.event("dataset_committed", **report.to_mapping())
     return report
-
-
-def _execute(
-    config: RunConfig,
-    request: DatasetRequest,
-    units: Sequence[Unit],
-    duplicates: DuplicateIds | None,
-) -> Any:
-    """Yield the receipts of units as they are written, in any order."""
-    pool = actor_pool(config, len(units))
-    metadata = {"anisoalign.encoder": str(request.encoder.get("fingerprint", ""))}
-    if request.aligner is not None:
-        metadata["anisoalign.aligner"] = str(request.aligner["fingerprint"])
-    rows = [{ENVELOPE: unit.to_json()} for unit in units]
-    # batch_size=None with no target block size: one unit, one block, one batch, to the end. The
-    # public map_batches refuses None beside a GPU (any number would bundle or split units), so the
-    # stage on the GPU goes through the method behind it; tested with a declared GPU.
-    dataset = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
-            ReadUnit(request.corpus, request.plan.dimension, duplicates),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=IO_CPUS,
-        )
-        .map_batches_internal(
-            Embed,
-            fn_constructor_kwargs={**request.embed, "threads": pool.threads},
-            compute=pool.strategy,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-        )
-        .map_batches(
-            WriteShard(request.root, request.fingerprint, request.dtype, metadata),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=IO_CPUS,
-        )
-    )
-    for row in dataset.iter_rows():
-        yield Receipt.from_json(row["receipt"])
 
 
 def _check_rejects(config: RunConfig, request: DatasetRequest, receipts: Sequence[Receipt]) -> None:

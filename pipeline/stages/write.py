@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
-from pipeline.stages.envelope import Envelope
+from pipeline.stages.envelope import Attempts, Envelope, Uncounted, UnitStage
 from pipeline.storage.shards import write_unit
+
+_ROW = pa.schema([("unit", pa.string()), ("receipt", pa.string()), ("failure", pa.string())])
 
 
 @dataclass(frozen=True)
-class WriteShard:
-    """Stage: a block becomes shard, quarantine shard and receipt; only the receipt goes on."""
+class WriteShard(UnitStage):
+    """Stage: a block becomes shard, quarantine shard and receipt; only the receipt goes on.
+
+    One row: `unit` (its key), `receipt` (JSON) and `failure` (JSON), of which one is null.
+    """
 
     root: str
     fingerprint: str
     dtype: str
     metadata: dict[str, str] = field(default_factory=dict)
+    attempts: Attempts = field(default_factory=Uncounted)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Return one row, column `receipt` (JSON); raises ValueError when it cannot be written."""
-        table, envelope = Envelope.open(block)
+    stage = "write"
+
+    def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
+        """Return the receipt; raises ValueError when it cannot be written."""
         receipt = write_unit(
             self.root,
             unit=envelope.unit,
@@ -32,4 +40,12 @@ class WriteShard:
             seconds=envelope.seconds,
             truncated=envelope.truncated,
         )
-        return pa.table({"receipt": [receipt.to_json()]})
+        row = {"unit": envelope.unit.key, "receipt": receipt.to_json(), "failure": None}
+        return pa.Table.from_pylist([row], schema=_ROW)
+
+    def failed(self, envelope: Envelope) -> pa.Table:
+        """Return the failure of a unit that failed here or before."""
+        assert envelope.failure is not None, "the unit did not fail"
+        failure = json.dumps(asdict(envelope.failure))
+        row = {"unit": envelope.unit.key, "receipt": None, "failure": failure}
+        return pa.Table.from_pylist([row], schema=_ROW)

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
+from pipeline.cluster.lifecycle import run_flow
 from pipeline.cluster.run import run as whole_run
 from pipeline.cluster.session import ray_session
 from pipeline.config import RunConfig, parse_config
@@ -101,7 +102,9 @@ def cloud_config(clouds: Path, run: Path, /, **sections: Any) -> RunConfig:
 
 
 def execute(config: RunConfig, flow: Any = whole_run, reporter: Reporter | None = None) -> Any:
-    """Run a flow on the Ray that is there; returns what the flow returns."""
+    """Run a flow on the Ray that is there; returns what it returns, a whole run's with its id."""
+    if flow is whole_run:
+        return run_flow(config, "run", flow, reporter or Reporter(quiet=True))
     with ray_session(config):
         return flow(config, reporter or Reporter(quiet=True))
 

@@ -28,7 +28,8 @@ from pipeline.stages.accumulate import (
 )
 from pipeline.stages.embed import Embed, EncoderOptions
 from pipeline.stages.envelope import Envelope
-from pipeline.stages.read import HashIds, ReadUnit
+from pipeline.stages.hash_ids import HashIds
+from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
 from pipeline.storage import Corpus, Receipt, Unit, embeddings_of, id_hashes, plan, read_shard
 from tests.align.clouds import SMALL
@@ -110,7 +111,8 @@ def test_read_embed_write(captions: Corpus, text_encoder: Embed, tmp_path: Path)
 
     root = str(tmp_path / "out")
     written = WriteShard(root, "f", "float32", {"note": "x"})(embedded)
-    assert written.column_names == ["receipt"]
+    assert written.column_names == ["unit", "receipt", "failure"]
+    assert written.column("failure").to_pylist() == [None]
     receipt = Receipt.from_json(written.column("receipt")[0].as_py())
     assert (receipt.rows, receipt.quarantined, receipt.truncated) == (4, {"empty": 1}, 1)
     stored = read_shard(root, receipt)
@@ -181,9 +183,9 @@ def test_undecodable_images_become_rejects(tmp_path: Path):
     np.testing.assert_allclose(norms, [1, 0, 1, 0, 0], atol=1e-5)
 
 
-def test_hashes_are_of_the_good_rows(captions: Corpus):
+def test_hashes_are_of_the_good_rows(captions: Corpus, tmp_path: Path):
     unit = only_unit(captions)
-    found = HashIds(captions)(row_of(unit))
+    found = HashIds(captions, str(tmp_path / "out"))(row_of(unit))
     table, _ = Envelope.open(ReadUnit(captions)(row_of(unit)))
     assert found.column("key").to_pylist() == [unit.key]
     assert found.column("hashes")[0].as_py() == id_hashes(table).tobytes()
@@ -227,7 +229,7 @@ def test_stages_travel(captions: Corpus, clouds: Path, aligner: str, tmp_path: P
     read = ReadUnit(captions)
     block = cloudpickle.loads(cloudpickle.dumps(read))(row_of(unit))
     assert block.drop_columns([ENVELOPE]) == read(row_of(unit)).drop_columns([ENVELOPE])
-    hashes = HashIds(captions)
+    hashes = HashIds(captions, str(tmp_path / "hashes"))
     assert cloudpickle.loads(cloudpickle.dumps(hashes))(row_of(unit)) == hashes(row_of(unit))
     options = EncoderOptions(model="demo", token_budget=128)
     assert cloudpickle.loads(cloudpickle.dumps(options)) == options
@@ -244,7 +246,7 @@ def test_stages_travel(captions: Corpus, clouds: Path, aligner: str, tmp_path: P
 
 
 def test_stages_do_not_load_ray():
-    modules = ("accumulate", "embed", "envelope", "read", "write")
+    modules = ("accumulate", "embed", "envelope", "poison", "read", "write")
     imports = "; ".join(f"import pipeline.stages.{name}" for name in modules)
     program = f"{imports}; import sys; assert 'ray' not in sys.modules; assert EMPTY"
     done = subprocess.run(

@@ -1,0 +1,106 @@
+"""Attempts at units, counted where they outlive the worker that makes them.
+
+Ray restarts an actor or a task whose process died and tries again without end, so a unit that
+kills its worker would hold up a night. One small actor on the driver's node knows which units were
+begun and never ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.stages.embed import Embed
+from pipeline.stages.envelope import DeviceLostError
+
+logger = logging.getLogger(__name__)
+
+_VANISHED_FORGIVEN = 10
+"""Attempts that ended with their machine are no fault of the unit, up to as many."""
+
+
+class AttemptCounter:
+    """The actor's state: for each stage and unit the nodes of the attempts that never ended."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], list[str]] = {}
+
+    def begin(self, stage: str, unit_key: str, node: str) -> int:
+        """Note the start of an attempt on a node; returns its number, from 1.
+
+        Earlier attempts on machines that are gone don't count: they vanish for reasons of their
+        own.
+        """
+        nodes = self._open.setdefault((stage, unit_key), [])
+        vanished = 0
+        if nodes:
+            alive = self._alive()
+            vanished = sum(one not in alive for one in nodes)
+        nodes.append(node)
+        return len(nodes) - min(vanished, _VANISHED_FORGIVEN)
+
+    def end(self, stage: str, unit_key: str) -> None:
+        """Forget the attempts at a unit: its worker outlived the last."""
+        self._open.pop((stage, unit_key), None)
+
+    def _alive(self) -> set[str]:
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+@dataclass(frozen=True)
+class CountedAttempts:
+    """What stages get: attempts counted by the actor; see `Attempts` in stages/envelope.py."""
+
+    counter: Any
+    limit: int
+
+    def begin(self, stage: str, unit_key: str) -> int:
+        """Return the number of this attempt, from 1."""
+        node = ray.get_runtime_context().get_node_id()
+        number: int = ray.get(self.counter.begin.remote(stage, unit_key, node))
+        return number
+
+    def end(self, stage: str, unit_key: str) -> None:
+        """Say that the process outlived the attempt."""
+        ray.get(self.counter.end.remote(stage, unit_key))
+
+
+@contextmanager
+def counted_attempts(limit: int) -> Iterator[CountedAttempts]:
+    """Have a counter of attempts while inside; a unit gets `limit` of them in each stage."""
+    here = ray.get_runtime_context().get_node_id()
+    counter = (
+        ray.remote(AttemptCounter)
+        .options(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+        )
+        .remote()
+    )
+    try:
+        yield CountedAttempts(counter, limit)
+    finally:
+        ray.kill(counter)
+
+
+class EmbedActor(Embed):
+    """`Embed` in an actor: a process whose device is lost ends, so that Ray starts another."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Return the unit's next block; ends the process when it can do nothing any more."""
+        try:
+            return super().__call__(block)
+        except DeviceLostError:
+            # An error raised here would fail the run, and the other units of this actor with it.
+            logger.exception("this worker ends; Ray starts another in its place")
+            os._exit(1)
