@@ -160,6 +160,27 @@ def test_verbose_adds_the_traceback(tmp_path: Path):
     assert result.stderr.splitlines()[-1].startswith("error: there is no dataset in ")
 
 
+def test_errors_do_not_steer_the_terminal(tmp_path: Path):
+    for options in ([], ["-v"], ["--log-json"]):
+        result = invoke("verify", str(tmp_path / "evil\x1b[2J\u202e"), *options)
+        assert result.exit_code == 1
+        shown = json.loads(result.stderr)["message"] if "--log-json" in options else result.stderr
+        assert ("\x1b[2J\u202e" if shown != result.stderr else "\\x1b[2J\\u202e") in shown
+        assert not {"\x1b", "\u202e"} & set(result.stderr)
+
+
+def test_a_machine_reads_errors_too(tmp_path: Path):
+    result = invoke("verify", str(tmp_path / "nothing"), "--log-json", "-q")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    found = json.loads(line)
+    assert (found["level"], found["event"]) == ("error", "error")
+    assert found["message"].startswith("there is no dataset in ")
+    assert "traceback" not in found
+    (line,) = invoke("verify", str(tmp_path / "n"), "--log-json", "-v").stderr.splitlines()
+    assert "Traceback" in json.loads(line)["traceback"]
+
+
 # -- what is loaded --------------------------------------------------------------------------------
 
 WITHOUT_HEAVY = """

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.cli.common import Output, common_options, config_argument, set_option
+from pipeline.report.events import printable
 
 _Flow = Callable[[Any, Any], dict[str, Any]]
 
@@ -20,22 +21,23 @@ def demo(settings: Sequence[str], output: Output) -> dict[str, Any]:
     """Run the packaged world end to end, compare the methods and write a report."""
     from pipeline.cluster.demo import demo as run_demo
     from pipeline.cluster.demo import demo_config
-    from pipeline.cluster.session import ray_session
+    from pipeline.cluster.lifecycle import run_flow
 
     config = demo_config(tuple(settings))
-    with ray_session(config, verbose=output.verbose):
-        summary = run_demo(config, output.reporter)
+    summary = run_flow(config, "demo", run_demo, output.reporter, verbose=output.shows_ray)
     output.show_flows(summary)
     output.show_methods(summary["evaluation"])
-    click.echo(f"dataset: {summary['dataset']}")
-    click.echo(f"report: {summary['report']}")
+    click.echo(f"dataset: {printable(summary['dataset'])}")
+    click.echo(f"report: {printable(summary['report'])}")
     return summary
 
 
-def _flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], click.Command]:
+def flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], click.Command]:
     """Make a command on CONFIG of a function that loads its flow and returns it.
 
-    `sides` names the sides that a dry run of a configuration plans.
+    `sides` names the sides that a dry run of a configuration plans. The flow takes the
+    configuration and a reporter and returns what the summary is to hold: `flows`, of which a table
+    is shown, and `dataset`, whose path is.
     """
 
     def decorate(load_flow: Callable[[], _Flow]) -> click.Command:
@@ -57,18 +59,22 @@ def _flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], clic
             loaded = load_config(config, settings)
             if dry_run:
                 return _show_plan(loaded, output, sides(loaded))
-            from pipeline.cluster.session import ray_session
+            from pipeline.cluster.lifecycle import RUN_FIELDS, run_flow
 
-            flow = load_flow()
-            with ray_session(loaded, verbose=output.verbose):
-                summary = flow(loaded, output.reporter)
+            summary = run_flow(
+                loaded, load_flow.__name__, load_flow(), output.reporter, verbose=output.shows_ray
+            )
             if "flows" in summary:
                 output.show_flows(summary)
             else:
-                rows = [[name, str(value)] for name, value in summary.items() if value is not None]
+                rows = [
+                    [name, str(value)]
+                    for name, value in summary.items()
+                    if value is not None and (name not in RUN_FIELDS or name == "seconds")
+                ]
                 output.reporter.table("Aligner", ["", "value"], rows)
             if "dataset" in summary:
-                click.echo(f"dataset: {summary['dataset']}")
+                click.echo(f"dataset: {printable(summary['dataset'])}")
             return summary
 
         return command
@@ -76,7 +82,7 @@ def _flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], clic
     return decorate
 
 
-@_flow_command(lambda config: ("text",) if config.aligner.path else ("text", "image"))
+@flow_command(lambda config: ("text",) if config.aligner.path else ("text", "image"))
 def run() -> _Flow:
     """Encode, fit and synthesize: the whole way by one CONFIG."""
     from pipeline.cluster.run import run
@@ -84,7 +90,7 @@ def run() -> _Flow:
     return run
 
 
-@_flow_command(
+@flow_command(
     lambda config: [side for side in ("text", "image") if getattr(config, side).path is not None]
 )
 def encode() -> _Flow:
@@ -94,7 +100,7 @@ def encode() -> _Flow:
     return lambda *given: {"flows": [report.to_mapping() for report in encode(*given)]}
 
 
-@_flow_command(lambda config: ("text", "image"))
+@flow_command(lambda config: ("text", "image"))
 def fit() -> _Flow:
     """Fit the aligner on both sides' embeddings."""
     from pipeline.cluster.fit import fit
@@ -102,7 +108,7 @@ def fit() -> _Flow:
     return lambda *given: fit(*given).to_mapping()
 
 
-@_flow_command(lambda config: ("text",))
+@flow_command(lambda config: ("text",))
 def synthesize() -> _Flow:
     """Write the dataset of substitutes with an existing aligner."""
     from pipeline.cluster.synthesize import synthesize

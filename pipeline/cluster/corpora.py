@@ -37,6 +37,15 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
     )
 
 
+def truncation(config: RunConfig, side: Side) -> dict[str, bool]:
+    """Return what `Embed` is told of captions that the encoder cuts; nothing where it keeps them.
+
+    Part of a fingerprint too, so that the default leaves fingerprints as they are.
+    """
+    reject = side == "text" and config.rejects.truncated == "reject"
+    return {"reject_truncated": True} if reject else {}
+
+
 def output(config: RunConfig, *parts: str) -> str:
     """Return a URL inside the run's output.
 
@@ -111,6 +120,7 @@ def source_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
             embedding_column=config.text.embedding_column,
             ids_path=config.text.ids_path,
             passed_through=config.text.passed_through,
+            max_text_bytes=config.rejects.max_text_bytes,
         )
     return Corpus(
         path=path,
@@ -171,7 +181,11 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
     if source is not None:
         for name, value in source.identity.items():
             if manifest.source.get(name) != value:
-                return f"{source.modality}.{name} ({manifest.source.get(name)}, now {value})"
+                section = "rejects" if name == "max_text_bytes" else source.modality
+                return f"{section}.{name} ({manifest.source.get(name)}, now {value})"
+        truncated = manifest.config.get("rejects", {}).get("truncated", "keep")
+        if source.modality == "text" and truncated != config.rejects.truncated:
+            return f"rejects.truncated ({truncated}, now {config.rejects.truncated})"
     options = encoder_options(config)
     for name in ("model", "pretrained", "precision"):
         before, now = manifest.encoder.get(name), getattr(options, name)
@@ -186,4 +200,5 @@ def plan_corpus(config: RunConfig, corpus: Corpus, title: str, reporter: Reporte
     pictures = corpus.modality == "image" and not corpus.holds_embeddings
     rows = units.images_per_shard if pictures else units.rows_per_shard
     with reporter.counted(f"planning {title}") as show:
-        return plan(corpus, rows, config.rejects.unreadable_files, progress=show)
+        cache = output(config, "plans", f"{corpus.modality}.json")
+        return plan(corpus, rows, config.rejects.unreadable_files, show, cache)

@@ -21,7 +21,7 @@ from pipeline.cluster.corpora import (
     plan_corpus,
 )
 from pipeline.cluster.fit import aligner_path
-from pipeline.cluster.run import run, write_summary
+from pipeline.cluster.run import run
 from pipeline.config import (
     DEMO_CAPTIONS,
     DEMO_IMAGES,
@@ -71,7 +71,7 @@ def demo_config(settings: tuple[str, ...] = ()) -> RunConfig:
 
 
 def demo(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
-    """Run the demo, measure the methods and write the report; returns what summary.json holds.
+    """Run the demo, measure the methods and write the report; returns a summary of it all.
 
     The aligner of the run is measured as it is; the other methods are fitted on the same
     embeddings. All are measured on pairs that no fit has seen. pairs.npz and fitting.npz are
@@ -107,7 +107,6 @@ def demo(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     summary["evaluation"] = found.metrics
     summary["evaluation_seconds"] = time.perf_counter() - start
     summary["report"] = str(page)
-    write_summary(config, summary)
     return summary
 
 

@@ -11,6 +11,7 @@ from pipeline.cluster.corpora import (
     encoder_options,
     plan_corpus,
     source_corpus,
+    truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.config import ConfigError, RunConfig
@@ -47,9 +48,14 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
         kind="text-embeddings" if side == "text" else "image-embeddings",
         dtype=dtype,
         dimension=encoder["dimension"],
-        embed={"modality": side, "encoder": options},
+        embed={"modality": side, "encoder": options, **truncation(config, side)},
         fingerprint=combined(
-            "encode", SCHEMA_VERSION, encoder["fingerprint"], encoder["precision"], dtype
+            "encode",
+            SCHEMA_VERSION,
+            encoder["fingerprint"],
+            encoder["precision"],
+            dtype,
+            *truncation(config, side),
         ),
         encoder=encoder,
     )

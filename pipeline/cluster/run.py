@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
 from typing import Any
 
-from pipeline.cluster.corpora import output, source_corpus
+from pipeline.cluster.corpora import source_corpus
 from pipeline.cluster.dataset_flow import FlowReport
 from pipeline.cluster.encode import encode
 from pipeline.cluster.fit import FitReport, fit
@@ -17,7 +15,7 @@ from pipeline.storage import locations
 
 
 def run(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
-    """Turn a text corpus into a dataset of substitutes; returns what summary.json holds.
+    """Turn a text corpus into a dataset of substitutes; returns a summary of the flows.
 
     With `aligner.path` set, nothing is fitted and the images are not looked at. Otherwise both
     sides are encoded and stored, so that a fit with other settings costs no encoding.
@@ -25,7 +23,6 @@ def run(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     Raises:
         ValueError: when an input cannot be used; what was written before is kept.
     """
-    start = time.perf_counter()
     source_corpus(config, "text", reporter)  # a missing path should be named before any work
     reports: list[FlowReport] = []
     fitted: FitReport | None = None
@@ -36,22 +33,13 @@ def run(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         reports.append(synthesize(config, reporter, stored=True))
     else:
         reports.append(synthesize(config, reporter))
-    summary = {
+    return {
         "seed": config.seed,
         "flows": [report.to_mapping() for report in reports],
         "fit": fitted.to_mapping() if fitted else None,
         "dataset": locations.redact_url(reports[-1].path),
         "rows": reports[-1].rows,
-        "seconds": time.perf_counter() - start,
     }
-    write_summary(config, summary)
-    return summary
-
-
-def write_summary(config: RunConfig, summary: dict[str, Any]) -> None:
-    """Write summary.json into the run's output."""
-    data = json.dumps(summary, indent=1).encode()
-    locations.write_bytes(output(config, "summary.json"), data)
 
 
 def summary_rows(summary: dict[str, Any]) -> list[list[str]]:

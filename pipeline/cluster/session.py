@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -148,7 +149,12 @@ def user_error(error: BaseException) -> ValueError | None:
             return current
         pending += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         pending += getattr(current, "worker_failures", {}).values()  # Ray Train, by rank
-    return None
+    # Ray Data wraps what a task raised and loses the cause on the way; its text is left.
+    told = _VALUE_ERROR.search(str(error))
+    return ValueError(told.group(1)) if told else None
+
+
+_VALUE_ERROR = re.compile(r"^ValueError: (.+)$", re.MULTILINE)
 
 
 def _check_reachable(address: str) -> None:

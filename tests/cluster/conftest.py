@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.demo.corpora import write_demo_corpora
-from tests.cluster.samples import execute, small_config
+from tests.cluster.samples import error_line, execute, invoke, small_config, write_config
 
 CAPTIONS = 600
 """More than the quantiles that the radial transport is made of, so that it has no steps."""
@@ -66,3 +66,17 @@ def caption_run(local_ray: None, world: World, tmp_path_factory: pytest.TempPath
         units={"rows_per_shard": 200},
     )
     return Run(output, execute(config))
+
+
+@pytest.fixture
+def fails(local_ray: None, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that runs a quiet command on values and returns its only error line."""
+
+    def check(command: str, values: dict[str, Any], code: int = 1, *arguments: str) -> str:
+        path = write_config(tmp_path / "bad.yaml", values)
+        result = invoke(command, path, "-q", *arguments)
+        assert result.exit_code == code, result.output
+        assert result.stdout == ""
+        return error_line(result)
+
+    return check

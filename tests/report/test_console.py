@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from typing import Any
+
 import pytest
 
 from pipeline.report.console import Reporter
+from pipeline.report.events import JsonLines, JsonLogHandler, printable
 from pipeline.report.methods import TABLE_METRICS, run_rows, table_rows
 
 
@@ -62,3 +67,83 @@ def test_tables_show_a_dash_where_nothing_was_measured():
     expected = ["0.250", "0.250", "0.250", "0.250", "–", "0.250", "–", "0.250"]
     assert table_rows(metrics) == [["ReAlign", *expected]]
     assert run_rows({"run": metrics}) == [["ReAlign", "run", *expected]]
+
+
+def lines_of(captured: Any) -> list[dict[str, Any]]:
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_a_machine_reads_one_object_a_line(capsys: pytest.CaptureFixture[str]):
+    lines = JsonLines()
+    reporter = Reporter(lines=lines)
+    reporter.run_id = "r1"
+    reporter.say("working\x1b[31m")
+    reporter.event("unit_written", unit="u1", rows=5, path=object)
+    reporter.event("unit_failed", level="error", unit="u2", loss=float("nan"))
+    with reporter.progress("bar", 3) as advance:
+        advance(1)  # only the first, the last and now and then one between
+        advance(1)
+        advance(1)
+    with reporter.counted("count") as show:
+        show(1, 2)
+        show(2, 2)
+    with reporter.training() as step:
+        step("prior", 1, 2, 0.5)
+    found = lines_of(capsys.readouterr())
+    assert all(line["run_id"] == "r1" and line["time"] for line in found)
+    named = [(line["event"], line.get("done")) for line in found]
+    assert named == [
+        ("message", None),
+        ("unit_written", None),
+        ("unit_failed", None),
+        ("progress", 1),
+        ("progress", 3),
+        ("progress", 1),
+        ("progress", 2),
+        ("progress", 1),
+    ]
+    assert found[0]["message"] == "working\x1b[31m"
+    assert (found[1]["unit"], found[1]["rows"], found[1]["level"]) == ("u1", 5, "info")
+    assert (found[2]["level"], found[2]["loss"]) == ("error", "nan")
+    assert found[-1] == {**found[-1], "title": "training prior", "total": 2, "loss": 0.5}
+
+
+def test_log_records_join_the_lines(capsys: pytest.CaptureFixture[str]):
+    handler = JsonLogHandler(JsonLines())
+    logger = logging.getLogger("tests.console")
+    logger.addHandler(handler)
+    try:
+        logger.warning("the store is slow: %s", "3 s")
+        try:
+            raise RuntimeError("a bug")
+        except RuntimeError:
+            logger.exception("failed")
+    finally:
+        logger.removeHandler(handler)
+    slow, failed = lines_of(capsys.readouterr())
+    assert (slow["level"], slow["event"], slow["logger"]) == ("warning", "log", "tests.console")
+    assert slow["message"] == "the store is slow: 3 s"
+    assert "RuntimeError: a bug" in failed["traceback"]
+
+
+def test_observers_are_told_of_events_while_they_watch():
+    told = []
+    reporter = Reporter(quiet=True)
+    with reporter.observed_by(lambda name, fields: told.append((name, fields))):
+        reporter.run_id = "r1"
+        reporter.event("planned", name="encoding text", units=3)
+    reporter.event("planned", name="encoding text", units=4)
+    assert told == [("planned", {"run_id": "r1", "name": "encoding text", "units": 3})]
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b31m", "a\rb", "\u202egnp.exe", "a\x00", "\x07"])
+def test_nothing_that_is_shown_steers_the_terminal(capsys: pytest.CaptureFixture[str], text: str):
+    shown = printable(text)
+    assert shown.isprintable()
+    assert shown.encode().decode("unicode_escape") == text
+    assert printable("Größe 日本 🙂.txt") == "Größe 日本 🙂.txt"
+    Reporter().say(text)
+    Reporter().table("T", ["name"], [[text]])
+    captured = capsys.readouterr()
+    assert all(sign.isprintable() or sign == "\n" for sign in captured.err + captured.out)
