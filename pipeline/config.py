@@ -112,6 +112,8 @@ class UnitsSection(Section):
     """Rows of a unit of work, which becomes one shard."""
     images_per_shard: Annotated[int, Field(ge=1)] = 2_048
     """The same where rows are encoded images, a hundred times the size of captions."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a unit is tried before the run says that it failed; the others are written."""
 
 
 class RejectsSection(Section):
@@ -121,6 +123,10 @@ class RejectsSection(Section):
     """The run fails when a larger share of rows is quarantined."""
     unreadable_files: Literal["fail", "skip"] = "fail"
     """Whether a file that cannot be read ends the run or is named in the manifest and skipped."""
+    max_text_bytes: Annotated[int, Field(ge=1)] = 65_536
+    """A caption of more bytes (in UTF-8) is quarantined as too long."""
+    truncated: Literal["keep", "reject"] = "keep"
+    """Whether a caption that the encoder cuts at its context length is kept or quarantined."""
     check_ids: bool = True
     """Look for ids that occur in several units; takes about 100 bytes a row in the driver."""
 
@@ -155,6 +161,30 @@ class RaySection(Section):
     """GPUs of each actor; auto: 1 where the cluster has GPUs."""
 
 
+class NightlySection(Section):
+    """What a night does beyond a run: how far new text may drift from the aligner's."""
+
+    on_drift: Literal["warn", "refit", "fail"] = "warn"
+    """Past a threshold: publish and say so, fit the aligner anew, or publish nothing."""
+    max_centroid_drift: Annotated[float, Field(ge=0)] = 0.15
+    """Distance of the means, in units of the fitting text's spread."""
+    max_covariance_drift: Annotated[float, Field(ge=0)] = 0.3
+    """Relative distance of the covariances, each divided by its trace."""
+    max_radial_drift: Annotated[float, Field(ge=0)] = 0.1
+    """Kolmogorov-Smirnov distance of the radii, mean over the leading blocks."""
+    min_rows: Annotated[int, Field(ge=2)] = 1000
+    """Fewer rows than these are measured but not judged."""
+    keep_versions: Annotated[int, Field(ge=1)] | None = None
+    """Versions that are left after a night; null leaves all."""
+
+
+class LeaseSection(Section):
+    """One writer at a time."""
+
+    expires_after_s: Annotated[int, Field(ge=20, le=3600)] = 120
+    """Seconds after which the lease of a run that died without giving it back is taken over."""
+
+
 class DemoSection(Section):
     """Sizes of the packaged world, for `demo:captions` and `demo:images` alone."""
 
@@ -183,6 +213,8 @@ class RunConfig(Section):
     rejects: RejectsSection = RejectsSection()
     train: TrainSection = TrainSection()
     ray: RaySection = RaySection()
+    lease: LeaseSection = LeaseSection()
+    nightly: NightlySection = NightlySection()
     demo: DemoSection = DemoSection()
 
     def to_mapping(self) -> dict[str, Any]:

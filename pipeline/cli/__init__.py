@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import click
 
 from pipeline import __version__
+from pipeline.cli.bench import bench
 from pipeline.cli.configuration import config
 from pipeline.cli.evaluate import evaluate
+from pipeline.cli.nightly import nightly
 from pipeline.cli.results import verify
 from pipeline.cli.runs import demo, encode, fit, run, synthesize
+from pipeline.cli.versions import gc, rollback, versions
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -19,7 +22,21 @@ def cli() -> None:
     """Turn text corpora into substitute image embeddings for multimodal LLM training."""
 
 
-for _command in (demo, run, encode, fit, synthesize, verify, evaluate, config):
+for _command in (
+    demo,
+    run,
+    encode,
+    fit,
+    synthesize,
+    nightly,
+    verify,
+    versions,
+    rollback,
+    gc,
+    evaluate,
+    bench,
+    config,
+):
     cli.add_command(_command)
 
 

@@ -14,9 +14,17 @@ from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
 from pipeline.config import RunConfig
+from pipeline.geometry.drift import RadialBins, RadialCounts, TextStatistics
 from pipeline.geometry.moments import Moments
 from pipeline.report.console import Reporter
-from pipeline.stages.accumulate import MeasureMapped, MeasureMoments, MeasurePolar
+from pipeline.stages.accumulate import (
+    Measure,
+    MeasureMapped,
+    MeasureMoments,
+    MeasurePolar,
+    MeasureRadii,
+    MeasureTogether,
+)
 from pipeline.storage import locations
 from pipeline.storage.artifacts import read_artifact, write_artifact
 from pipeline.storage.corpus import Corpus, resolve_format
@@ -24,8 +32,11 @@ from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
-_FIT_VERSION = 3
+_FIT_VERSION = 4
 """Goes up when the same inputs and settings are fitted to something else."""
+
+RADIAL_BINS = "radial_bins"
+"""Where an artifact's statistics keep the bins of the text's radii."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,8 @@ def fit(config: RunConfig, reporter: Reporter) -> FitReport:
     else:
         assert isinstance(aligner, MomentAligner)
         aligner.fit_moments(image_moments.state, text_moments.state, images)
-    if aligner.calibrates:
-        calibrate(aligner, text, reporter)
+    bins = RadialBins.of(text_moments.state)
+    radii = _last_pass(aligner, text, bins, reporter)
     provenance = {
         "fit_key": key,
         "encoder": text.encoder,
@@ -124,13 +135,38 @@ def fit(config: RunConfig, reporter: Reporter) -> FitReport:
         "text_rows": text_moments.rows,
         "calibration_digest": text.plan.digest,
     }
+    states = {
+        "image": image_moments.state,
+        "text": TextStatistics(text_moments.state, radii),
+        RADIAL_BINS: bins,
+    }
     statistics = {
-        f"{side}.{name}": tensor
-        for side, moments in (("image", image_moments), ("text", text_moments))
-        for name, tensor in moments.state.tensors().items()
+        f"{name}.{key}": tensor
+        for name, state in states.items()
+        for key, tensor in state.tensors().items()
     }
     aligner.save(path, provenance, statistics)
     return _report(aligner, path, start, reused=False)
+
+
+def _last_pass(
+    aligner: Aligner, text: FitSide, bins: RadialBins, reporter: Reporter
+) -> RadialCounts:
+    """Calibrate, where the method does, and count the text's radii, in one pass."""
+    measures: dict[str, Measure] = {"radii": MeasureRadii(bins)}
+    if aligner.calibrates:
+        measures["mapped"] = MeasureMapped(aligner)
+    states = reduce_corpus(
+        text.corpus,
+        text.plan.units,
+        text.dimension,
+        MeasureTogether(measures),
+        title="calibrating mu-hat" if aligner.calibrates else "radii of text",
+        reporter=reporter,
+    ).state.states
+    if aligner.calibrates:
+        aligner.calibrate(states["mapped"])
+    return states["radii"]
 
 
 def calibrate(aligner: Aligner, text: FitSide, reporter: Reporter) -> None:
@@ -180,8 +216,7 @@ def _chosen(side: FitSide, max_rows: int, seed: int) -> TrainingRows:
 
 def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
     """Return a side's moments, from storage when the same units were counted before."""
-    digest = combined("moments", side.plan.digest, side.dimension)
-    url = output(config, "statistics", f"{side.side}-moments-{digest[:16]}")
+    url = _moments_url(config, side)
     if locations.exists(locations.join(url, "config.json")):
         counts, tensors = read_artifact(url)
         reduced = Reduced(Moments.from_tensors(tensors), counts["rows"], counts["rejected"])
@@ -194,8 +229,7 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
             title=f"moments of {side.side}",
             reporter=reporter,
         )
-        counts = {"rows": reduced.rows, "rejected": reduced.rejected}
-        write_artifact(url, counts, reduced.state.tensors())
+        store_moments(config, side, reduced)
     if reduced.rejected > config.rejects.max_share * (reduced.rows + reduced.rejected):
         raise ValueError(
             f"{reduced.rejected} of {reduced.rows + reduced.rejected} embeddings of "
@@ -203,6 +237,17 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
             f"than rejects.max_share={config.rejects.max_share:g} allows"
         )
     return reduced
+
+
+def store_moments(config: RunConfig, side: FitSide, reduced: Reduced) -> None:
+    """Keep a side's moments for the fits of this very corpus."""
+    counts = {"rows": reduced.rows, "rejected": reduced.rejected}
+    write_artifact(_moments_url(config, side), counts, reduced.state.tensors())
+
+
+def _moments_url(config: RunConfig, side: FitSide) -> str:
+    digest = combined("moments", side.plan.digest, side.dimension)
+    return output(config, "statistics", f"{side.side}-moments-{digest[:16]}")
 
 
 def _check_sides(image: FitSide, text: FitSide) -> None:

@@ -77,37 +77,63 @@ def reduce_corpus(
     Raises:
         ValueError: when a unit cannot be read or no row can be used.
     """
-    ordered = sorted(units, key=lambda unit: unit.key)
-    groups = [
-        ordered[start : start + _UNITS_PER_GROUP]
-        for start in range(0, len(ordered), _UNITS_PER_GROUP)
-    ]
-    rows = [
-        {"group": index, "units": json.dumps([unit.to_json() for unit in group])}
-        for index, group in enumerate(groups)
-    ]
+    (reduced,) = reduce_each(corpus, [units], dimension, measure, title=title, reporter=reporter)
+    if reduced.state is None:
+        raise ValueError(f"no row of {corpus.shown} can be used")
+    return reduced
+
+
+def reduce_each(
+    corpus: Corpus,
+    parts: Sequence[Sequence[Unit]],
+    dimension: int,
+    measure: Measure,
+    *,
+    title: str,
+    reporter: Reporter,
+) -> list[Reduced]:
+    """Accumulate a measure over each of several parts of a corpus, all in one pass.
+
+    The state of a part without a usable row is None.
+
+    Raises:
+        ValueError: when a unit cannot be read.
+    """
+    trees: list[TreeReduction] = []
+    rows: list[dict[str, Any]] = []
+    places: list[tuple[int, int]] = []
+    for part, units in enumerate(parts):
+        ordered = sorted(units, key=lambda unit: unit.key)
+        starts = range(0, len(ordered), _UNITS_PER_GROUP)
+        trees.append(TreeReduction(len(starts)))
+        for leaf, start in enumerate(starts):
+            group = ordered[start : start + _UNITS_PER_GROUP]
+            places.append((part, leaf))
+            rows.append(
+                {"group": len(rows), "units": json.dumps([unit.to_json() for unit in group])}
+            )
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Accumulate(corpus, dimension, measure),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
     )
-    tree = TreeReduction(len(groups))
-    used = rejected = 0
+    used, rejected = [0] * len(parts), [0] * len(parts)
     try:
-        with reporter.progress(title, sum(unit.rows for unit in units)) as advance:
+        total = sum(unit.rows for units in parts for unit in units)
+        with reporter.progress(title, total) as advance:
             for row in dataset.iter_rows():
+                part, leaf = places[row["group"]]
                 serialized = row["state"]
                 state = measure.read(safetensors.torch.load(serialized)) if serialized else None
-                tree.add(row["group"], state)
-                used += row["rows"]
-                rejected += row["rejected"]
+                trees[part].add(leaf, state)
+                used[part] += row["rows"]
+                rejected[part] += row["rejected"]
                 advance(row["rows"] + row["rejected"])
     except RayError as error:
         cause = user_error(error)
         if cause is None:
             raise
         raise ValueError(str(cause)) from error
-    if tree.result is None:
-        raise ValueError(f"no row of {corpus.shown} can be used")
-    return Reduced(tree.result, used, rejected)
+    results = [tree.result for tree in trees]
+    return [Reduced(*found) for found in zip(results, used, rejected, strict=True)]

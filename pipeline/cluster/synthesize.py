@@ -14,6 +14,7 @@ from pipeline.cluster.corpora import (
     plan_corpus,
     source_corpus,
     stored_embeddings,
+    truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import describe_encoder, encode_side
@@ -28,13 +29,19 @@ from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
 
-def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -> FlowReport:
+def synthesize(
+    config: RunConfig,
+    reporter: Reporter,
+    *,
+    stored: bool = False,
+    drift: Mapping[str, Any] | None = None,
+) -> FlowReport:
     """Write the dataset of substitutes of the text side with an existing aligner.
 
     Captions are encoded and corrected in one actor; embeddings given, or those that the encode
     flow stored of this very corpus, are corrected alone. `calibration: exact` first measures mu-hat
     over this corpus, unless the aligner's was. `stored` says that encode has just run, so that the
-    captions need not be read again to find out.
+    captions need not be read again to find out. `drift` goes into the manifest.
 
     Raises:
         ValueError: when the aligner or the text cannot be used, or they do not fit each other.
@@ -61,11 +68,11 @@ def synthesize(config: RunConfig, reporter: Reporter, *, stored: bool = False) -
             corpus, plan = found, plan_corpus(config, found, "text embeddings", reporter)
     encoder = _encoder_of_text(config, corpus)
     width = plan.dimension if corpus.holds_embeddings else encoder["dimension"]
-    _check_encoder(aligner, path, encoder, width)
+    check_encoder(aligner, path, encoder, width)
     if exact and aligner.provenance.get("calibration_digest") != plan.digest:
         path = _calibrated(config, aligner, corpus, plan, reporter)
         aligner = load_aligner(path)
-    return _write(config, aligner, path, corpus, plan, encoder, reporter)
+    return _write(config, aligner, path, corpus, plan, encoder, drift, reporter)
 
 
 def _encoder_of_text(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
@@ -75,10 +82,10 @@ def _encoder_of_text(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     return describe_encoder(encoder_options(config))
 
 
-def _check_encoder(
+def check_encoder(
     aligner: Aligner, path: str, encoder: Mapping[str, Any], width: int | None
 ) -> None:
-    """Refuse text embeddings of another width or encoder than the aligner was fitted on."""
+    """Raise ValueError for text of another width or encoder than the aligner was fitted on."""
     fitted_with = aligner.provenance.get("encoder", {})
     known = {encoder["fingerprint"], fitted_with.get("fingerprint", "")} - {""}
     if width != aligner.dimension or len(known) > 1:
@@ -96,11 +103,14 @@ def _write(
     corpus: Corpus,
     plan: Plan,
     encoder: Mapping[str, Any],
+    drift: Mapping[str, Any] | None,
     reporter: Reporter,
 ) -> FlowReport:
     embed: dict[str, Any] = {"modality": "text", "aligner": path}
     if not corpus.holds_embeddings:
         embed["encoder"] = encoder_options(config)
+        embed["embeddings_dtype"] = config.output.embeddings_dtype
+        embed.update(truncation(config, "text"))
     assert aligner.fingerprint is not None
     description: dict[str, Any] = {"method": aligner.method, "fingerprint": aligner.fingerprint}
     if not aligner.unit_rows:
@@ -120,10 +130,13 @@ def _write(
             encoder["fingerprint"],
             encoder.get("precision", ""),
             aligner.fingerprint,
+            embed.get("embeddings_dtype", ""),
             config.output.dtype,
+            *(("reject_truncated",) if "reject_truncated" in embed else ()),
         ),
         encoder=encoder,
         aligner=description,
+        drift=drift,
     )
     return write_dataset(config, request, reporter)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pipeline.align.anisoalign import AnisoAlign
-from pipeline.align.base import Aligner
+from pipeline.align.base import Aligner, with_prefix
 from pipeline.align.polar_statistics import PolarStatistics
+from pipeline.geometry.drift import RadialBins, RadialCounts, TextStatistics
 from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.schema import REJECT
 from pipeline.storage.corpus import Corpus, Unit
@@ -99,6 +100,76 @@ class MeasureMapped(Measure):
     def read(self, tensors: dict[str, Tensor]) -> MeanSum:
         """Rebuild the state."""
         return MeanSum.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class MeasureText(Measure):
+    """What drift is measured by: moments, and radii where bins are given."""
+
+    bins: RadialBins | None
+
+    def of(self, embeddings: Tensor) -> TextStatistics:
+        """Return the statistics of embeddings (n, d)."""
+        return TextStatistics.of(embeddings, self.bins)
+
+    def read(self, tensors: dict[str, Tensor]) -> TextStatistics:
+        """Rebuild statistics."""
+        return TextStatistics.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class MeasureRadii(Measure):
+    """Radii of the text in fixed bins."""
+
+    bins: RadialBins
+
+    def of(self, embeddings: Tensor) -> RadialCounts:
+        """Return the counts of embeddings (n, d)."""
+        return self.bins.count(embeddings)
+
+    def read(self, tensors: dict[str, Tensor]) -> RadialCounts:
+        """Rebuild counts."""
+        return RadialCounts.from_tensors(tensors)
+
+
+@dataclass(frozen=True)
+class StatesByName:
+    """The states of several measures."""
+
+    states: dict[str, Any]
+
+    def merge(self, other: StatesByName) -> StatesByName:
+        """Return the states of both parts."""
+        merged = {name: state.merge(other.states[name]) for name, state in self.states.items()}
+        return StatesByName(merged)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the states as named tensors, `measure.tensor`."""
+        return {
+            f"{name}.{key}": tensor
+            for name, state in self.states.items()
+            for key, tensor in state.tensors().items()
+        }
+
+
+@dataclass(frozen=True)
+class MeasureTogether(Measure):
+    """Several measures in one pass, by name."""
+
+    measures: dict[str, Measure]
+
+    def of(self, embeddings: Tensor) -> StatesByName:
+        """Return the states of embeddings (n, d)."""
+        return StatesByName({name: one.of(embeddings) for name, one in self.measures.items()})
+
+    def read(self, tensors: dict[str, Tensor]) -> StatesByName:
+        """Rebuild the states."""
+        return StatesByName(
+            {
+                name: one.read(with_prefix(tensors, f"{name}."))
+                for name, one in self.measures.items()
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,201 @@
+"""A night: what is new since the last version is encoded, looked at, corrected and published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pipeline.align.base import Aligner
+from pipeline.align.registry import create_aligner, load_aligner
+from pipeline.cluster.corpora import embeddings_root, output, source_corpus
+from pipeline.cluster.drift import DriftReport, check_drift
+from pipeline.cluster.encode import encode_side
+from pipeline.cluster.fit import (
+    FitReport,
+    FitSide,
+    aligner_path,
+    existing_aligner,
+    fit,
+    fit_side,
+    store_moments,
+)
+from pipeline.cluster.reductions import Reduced
+from pipeline.cluster.segments import CorpusStatistics
+from pipeline.cluster.synthesize import check_encoder, synthesize
+from pipeline.config import ConfigError, RunConfig
+from pipeline.report.console import Reporter
+from pipeline.storage import locations
+from pipeline.storage.artifacts import read_artifact, write_artifact
+from pipeline.storage.collection import collect
+from pipeline.storage.locations import redact_url
+from pipeline.storage.manifest import POINTER, Manifest, open_manifest
+
+
+def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    """Bring the dataset up to the text corpus; returns what summary.json holds.
+
+    New and changed units alone are encoded and corrected. Before anything is corrected, the drift
+    of the new text from the aligner's is measured; past a threshold, `nightly.on_drift` says what
+    happens. The first night fits the aligner, unless `aligner.path` names one. An unchanged corpus
+    makes no new version.
+
+    Raises:
+        ConfigError: when the settings lack what a night needs.
+        ValueError: when an input cannot be used, or the text drifted and `on_drift` is fail. What
+            was published before stays as it is.
+    """
+    _check_settings(config, reporter)
+    flows = [encode_side(config, "text", reporter)]
+    path = aligner_path(config)
+    fitted: FitReport | None = None
+    if config.aligner.path is None and existing_aligner(path) is None:
+        flows.append(encode_side(config, "image", reporter))
+        fitted = fit(config, reporter)
+    aligner = load_aligner(path)
+    _mention_other_settings(config, aligner, reporter)
+    text = fit_side(config, "text", reporter)
+    previous = _current(output(config, "dataset"))
+    drift: dict[str, Any] | None = None
+    if not _is_published(previous, text, aligner):
+        check_encoder(aligner, path, text.encoder, text.dimension)
+        known = {receipt.unit for receipt in previous.receipts} if previous else set()
+        fresh = frozenset(unit.key for unit in text.plan.units if unit.key not in known)
+        found, statistics = check_drift(config, path, text, fresh, reporter)
+        drift = found.to_mapping()
+        if _act_on(config, found, previous, reporter) == "refit":
+            flows.append(encode_side(config, "image", reporter))
+            fitted = _refit(config, path, text, statistics, reporter)
+            again, _ = check_drift(config, path, text, fresh, reporter)
+            drift = {**again.to_mapping(), "before_refit": drift}
+        distances: dict[str, Any] = _flattened(drift)
+        reporter.event("drift", exceeded=drift["exceeded"], **distances)
+    published = synthesize(config, reporter, stored=True, drift=drift)
+    flows.append(published)
+    _collect_garbage(config, reporter)
+    manifest = open_manifest(published.path)
+    return {
+        "seed": config.seed,
+        "flows": [flow.to_mapping() for flow in flows if flow is not None],
+        "fit": fitted.to_mapping() if fitted else None,
+        "drift": drift,
+        "dataset": redact_url(published.path),
+        "version": manifest.version,
+        "parent": manifest.parent,
+        "rows": manifest.rows,
+        **_changes(previous, manifest),
+    }
+
+
+def _changes(previous: Manifest | None, manifest: Manifest) -> dict[str, Any]:
+    """Return what the night changed, in units."""
+    if previous is not None and previous.version == manifest.version:
+        return {"unchanged": True, "added": 0, "removed": 0, "kept": manifest.units}
+    counts = {name: len(units) for name, units in (manifest.changes or {}).items()}
+    return {"unchanged": False, **counts}
+
+
+def _check_settings(config: RunConfig, reporter: Reporter) -> None:
+    """Name what is missing before any work: a refit in the small hours would be the worst time."""
+    source_corpus(config, "text", reporter)
+    if config.nightly.on_drift == "refit":
+        if config.aligner.path is not None:
+            raise ConfigError(
+                "nightly.on_drift is refit, but aligner.path names an aligner made elsewhere; "
+                "remove aligner.path, or set nightly.on_drift to warn or fail"
+            )
+        source_corpus(config, "image", reporter)
+    path = aligner_path(config)
+    if existing_aligner(path) is not None:
+        return
+    if config.aligner.path is not None:
+        raise ValueError(
+            f"there is no aligner at aligner.path ({redact_url(path)}); name one, or remove "
+            "aligner.path and set image.path to fit one on the first night"
+        )
+    source_corpus(config, "image", reporter)
+
+
+def _mention_other_settings(config: RunConfig, aligner: Aligner, reporter: Reporter) -> None:
+    """Say that the aligner in use is not what the configuration would fit now."""
+    if config.aligner.path is not None:
+        return
+    wanted = create_aligner(config.align.method, config.align, config.seed).configuration()
+    if wanted != aligner.configuration():
+        reporter.say(
+            "the aligner was fitted with other align settings and is used as it is; run "
+            "`anisoalign fit` with this configuration to change it"
+        )
+
+
+def _current(root: str) -> Manifest | None:
+    return open_manifest(root) if locations.exists(locations.join(root, POINTER)) else None
+
+
+def _is_published(previous: Manifest | None, text: FitSide, aligner: Aligner) -> bool:
+    """Return whether the current version was made from this very text by this aligner."""
+    return (
+        previous is not None
+        and previous.source.get("digest") == text.plan.digest
+        and (previous.aligner or {}).get("fingerprint") == aligner.fingerprint
+    )
+
+
+def _act_on(
+    config: RunConfig, drift: DriftReport, previous: Manifest | None, reporter: Reporter
+) -> Literal["publish", "refit"]:
+    """Return what is to be done now that the drift is known, and say why.
+
+    Raises:
+        ValueError: when it passes a threshold and `nightly.on_drift` is fail.
+    """
+    if not drift.exceeded:
+        return "publish"
+    found = "; ".join(drift.exceeded)
+    if config.nightly.on_drift == "fail":
+        stays = f"version {previous.version} stays current" if previous else "nothing is published"
+        raise ValueError(
+            f"the text has drifted from what the aligner was fitted on: {found}; {stays}. Look at "
+            "the new text; then fit again (`anisoalign fit`), or accept it with "
+            "nightly.on_drift=warn or a higher threshold"
+        )
+    refit = config.nightly.on_drift == "refit"
+    consequence = "fitting again" if refit else "published all the same"
+    reporter.say(f"warning: the text has drifted: {found}; {consequence}")
+    return "refit" if refit else "publish"
+
+
+def _refit(
+    config: RunConfig,
+    path: str,
+    text: FitSide,
+    statistics: CorpusStatistics,
+    reporter: Reporter,
+) -> FitReport:
+    """Fit on the whole of today's corpus; the aligner of before is kept in aligners/."""
+    before, tensors = read_artifact(path)
+    name = str(load_aligner(path).fingerprint)[:16]
+    write_artifact(output(config, "aligners", name), before, tensors)
+    assert statistics.whole is not None
+    moments = statistics.whole.moments
+    store_moments(config, text, Reduced(moments, moments.count, statistics.rejected))
+    return fit(config, reporter)
+
+
+def _flattened(drift: Mapping[str, Any]) -> dict[str, float]:
+    """Return the distances by `what_kind`, as metrics have them."""
+    return {
+        f"{what}_{kind}": value
+        for what in ("fresh", "corpus")
+        for kind, value in (drift[what] or {}).items()
+        if value is not None
+    }
+
+
+def _collect_garbage(config: RunConfig, reporter: Reporter) -> None:
+    """Leave `nightly.keep_versions` versions of what this run writes."""
+    keep = config.nightly.keep_versions
+    if keep is None:
+        return
+    for root in (output(config, "dataset"), embeddings_root(config, "text")):
+        if locations.exists(locations.join(root, POINTER)):
+            collect(root, keep, reporter.run_id)
