@@ -1,0 +1,1 @@
+"""Measurements of whole runs, each beside a baseline in the same session."""
