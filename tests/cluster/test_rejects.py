@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tests.cluster.samples import (
     WIDTH,
     cloud_values,
     dataset_rows,
-    error_line,
     invoke,
     quarantined_rows,
     small_values,
@@ -31,83 +31,164 @@ from tests.cluster.samples import (
 )
 
 
-@pytest.fixture
-def fails(local_ray: None, tmp_path: Path) -> Callable[..., str]:
-    """Return a function that runs a quiet command on values and returns its only error line."""
+@dataclass(frozen=True, order=True)
+class Quarantined:
+    """What has to stand in quarantine of a row."""
 
-    def check(command: str, values: dict[str, Any], code: int = 1, *arguments: str) -> str:
-        path = write_config(tmp_path / "bad.yaml", values)
-        result = invoke(command, path, "-q", *arguments)
-        assert result.exit_code == code, result.output
-        assert result.stdout == ""
-        return error_line(result)
-
-    return check
+    id: str
+    reason: str
+    content: bytes
 
 
-def rejected_rows(root: Path) -> list[tuple[str, int, str]]:
-    """Return (id, row in its unit, reason) of every quarantined row; all keep their content."""
-    tables = [pq.read_table(path) for path in sorted((root / "quarantine").glob("*.parquet"))]
-    rows = pa.concat_tables(tables).to_pylist()
-    assert all(row["content"] for row in rows)
-    return sorted((row["id"], row["row"], row["reason"]) for row in rows)
+DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "empty": lambda row: {**row, "text": " \t"},
+    "too_long": lambda row: {**row, "text": "é" * 40_000},
+    "control_characters": lambda row: {**row, "text": f"{row['text']}\x00\x1b[2J"},
+    "missing_id": lambda row: {**row, "id": ""},
+    "unsafe_id": lambda row: {**row, "id": f"../../etc/{row['id']}"},
+    "not_finite": lambda row: {**row, "embedding": [float("nan"), *row["embedding"][1:]]},
+    "zero_embedding": lambda row: {**row, "embedding": [0.0] * len(row["embedding"])},
+    "wrong_dimension": lambda row: {**row, "embedding": row["embedding"][1:]},
+    "undecodable_image": lambda row: {**row, "image": row["image"][: len(row["image"]) // 2]},
+}
+"""What is done to a row by the reason it is then rejected for; see also `plant`."""
 
 
-def test_rows_that_cannot_be_used_are_quarantined_with_their_reason(
-    cloud_run, clouds: Path, tmp_path: Path
-):
-    """In three units: ids repeated in a unit and across units, NaN, zero and narrow embeddings."""
-    values = list(unit_cloud(TEXTS, WIDTH, -0.4, 1))
-    ids = [f"text-{row:04d}" for row in range(TEXTS)]
-    ids[7] = ids[3]  # in one unit: the later row goes
-    ids[60], ids[110] = ids[5], ids[5]  # across units: only the first unit's row stays
-    ids[119] = ""
-    values[10] = np.full(WIDTH, np.nan, np.float32)
-    values[70] = np.zeros(WIDTH, np.float32)
-    values[111] = np.ones(WIDTH - 1, np.float32)
-    values[112] = np.full(WIDTH, np.inf, np.float32)
-    table = {
-        "id": ids,
-        "text": ["x"] * TEXTS,
-        "embedding": pa.array(values, pa.list_(pa.float32())),
+def plant(
+    rows: list[dict[str, Any]], unit_rows: int, kinds: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return rows of which a tenth, at seeded places, is damaged, and which reason each has.
+
+    Each unit's first row stays: copies of its id are "inside" its unit, of the very first "across".
+    """
+    draws = np.random.default_rng(7).permutation(len(rows))
+    places = [int(row) for row in draws if row % unit_rows]
+    planted = list(rows)
+    reasons = {}
+    for at in range(len(rows) // 10):
+        kind = kinds[at % len(kinds)]
+        row = next(one for one in places if kind != "across" or one >= unit_rows)
+        places.remove(row)
+        if kind == "inside":
+            planted[row] = {**rows[row], "id": rows[row - row % unit_rows]["id"]}
+        elif kind == "across":
+            planted[row] = {**rows[row], "id": rows[0]["id"]}
+        elif kind in DAMAGES:
+            planted[row] = DAMAGES[kind](rows[row])
+        reasons[row] = "duplicate_id" if kind in {"inside", "across"} else kind
+    assert len({row // unit_rows for row in reasons}) > 1, "damage is in several units"
+    assert set(reasons.values()) == {
+        "duplicate_id" if kind in {"inside", "across"} else kind for kind in kinds
     }
-    pq.write_table(pa.table(table), tmp_path / "texts.parquet")
-    values_of_run = cloud_values(
-        clouds,
-        tmp_path / "run",
-        text={"path": str(tmp_path / "texts.parquet")},
-        aligner={"path": str(cloud_run[0] / "aligner")},
-        rejects={"max_share": 0.1},
-    )
-    result = invoke("synthesize", write_config(tmp_path / "c.yaml", values_of_run), "--json", "-q")
+    return planted, reasons
+
+
+def write_lines(
+    path: Path, rows: Sequence[dict[str, Any]], reasons: Mapping[int, str]
+) -> list[Quarantined]:
+    """Write JSON lines, some no JSON or no UTF-8; returns what has to be in quarantine."""
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    expected = []
+    for row, reason in reasons.items():
+        if reason == "not_utf8":
+            lines[row] = lines[row].replace(b'"text": "', b'"text": "caf\xe9 ')
+        elif reason == "malformed":
+            lines[row] = lines[row][:-2]
+        name = "" if reason in {"not_utf8", "malformed"} else rows[row]["id"]
+        expected.append(Quarantined(name, reason, lines[row][: 64 * 1024]))
+    path.write_bytes(b"\n".join(lines))
+    return expected
+
+
+def write_table(
+    path: Path, rows: Sequence[dict[str, Any]], reasons: Mapping[int, str]
+) -> list[Quarantined]:
+    """Write Parquet, some text no UTF-8; returns what has to be in quarantine."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    raw = "image" if "image" in columns else "text"
+    if raw == "text":
+        columns["text"] = [text.encode() for text in columns["text"]]
+    for row, reason in reasons.items():
+        if reason == "not_utf8":
+            columns["text"][row] = b"caf\xe9"
+    pq.write_table(pa.table(columns), path)
+    return [
+        Quarantined(rows[row]["id"], reason, columns[raw][row][: 64 * 1024])
+        for row, reason in reasons.items()
+    ]
+
+
+OF_IDS = ("missing_id", "inside", "across", "unsafe_id")
+OF_TEXT = ("not_utf8", "too_long", "control_characters")
+OF_EMBEDDINGS = ("not_finite", "zero_embedding", "wrong_dimension")
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "embeddings.parquet", "embeddings.jsonl"])
+def test_exactly_the_rows_that_cannot_be_used_are_quarantined(
+    request: pytest.FixtureRequest,
+    clouds: Path,
+    world: World,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    kind: str,
+):
+    """A tenth of the rows is damaged, in every way that the kind of corpus has."""
+    output, unit_rows = tmp_path / "run", 50
+    if kind == "captions":
+        rows = [{"id": f"c{row:03d}", "text": one} for row, one in enumerate(world.captions[:200])]
+        planted, reasons = plant(rows, unit_rows, (*OF_IDS, *OF_TEXT, "empty", "malformed"))
+        path = tmp_path / "captions.jsonl"
+        expected = write_lines(path, planted, reasons)
+        command, root = "encode", output / "embeddings/text"
+        values = small_values(output, text={"path": str(path)})
+    elif kind == "images":
+        rows, unit_rows = pq.read_table(world.images).to_pylist(), 32
+        planted, reasons = plant(rows, unit_rows, (*OF_IDS, "undecodable_image"))
+        path = tmp_path / "images.parquet"
+        expected = write_table(path, planted, reasons)
+        command, root = "encode", output / "embeddings/image"
+        units = {"images_per_shard": unit_rows}
+        values = small_values(output, image={"path": str(path)}, units=units)
+    else:
+        cloud = unit_cloud(200, WIDTH, -0.4, 1)
+        rows = [
+            {"id": f"t{row:03d}", "text": f"text {row}", "embedding": values.tolist()}
+            for row, values in enumerate(cloud)
+        ]
+        kinds = (*OF_IDS, *OF_TEXT, *OF_EMBEDDINGS)
+        path, write = tmp_path / kind, write_table
+        if kind.endswith(".jsonl"):
+            kinds, write = (*kinds, "malformed"), write_lines
+        planted, reasons = plant(rows, unit_rows, kinds)
+        expected = write(path, planted, reasons)
+        command, root = "synthesize", output / "dataset"
+        aligner = {"path": str(request.getfixturevalue("cloud_run")[0] / "aligner")}
+        values = cloud_values(clouds, output, text={"path": str(path)}, aligner=aligner)
+
+    counts = Counter(reasons.values())
+    message = fails(command, values, 1, "--set", "rejects.max_share=0.05")
+    assert message.startswith(f"{len(reasons)} of {len(rows)} rows of {path} cannot be used (")
+    assert "more than rejects.max_share=0.05 allows" in message
+    assert all(f"{count} {reason}" in message for reason, count in counts.items())
+    assert not (root / "current.json").exists()
+
+    config = write_config(tmp_path / "c.yaml", values)
+    result = invoke(command, config, "--set", "rejects.max_share=0.2", "--json", "-q")
     assert result.exit_code == 0, result.output
     (flow,) = json.loads(result.stdout.splitlines()[-1])["flows"]
-    assert (flow["rows"], flow["rejected"]) == (TEXTS - 8, 8)
-    root = tmp_path / "run/dataset"
-    assert rejected_rows(root) == [
-        ("", 19, "missing_id"),
-        ("text-0003", 7, "duplicate_id"),
-        ("text-0005", 10, "duplicate_id"),
-        ("text-0005", 10, "duplicate_id"),
-        ("text-0010", 10, "not_finite"),
-        ("text-0070", 20, "zero_embedding"),
-        ("text-0111", 11, "wrong_dimension"),
-        ("text-0112", 12, "not_finite"),
+    assert (flow["rows"], flow["rejected"]) == (len(rows) - len(reasons), len(reasons))
+    assert flow["units"] == flow["reused_units"] == -(-len(rows) // unit_rows)
+    tables = [pq.read_table(one) for one in sorted((root / "quarantine").glob("*.parquet"))]
+    found = [
+        Quarantined(row["id"] or "", row["reason"], row["content"])
+        for row in pa.concat_tables(tables).to_pylist()
     ]
-    _, kept = dataset_rows(root)
-    unusable = {10, 60, 70, 110, 111, 112, 119, 7}
-    assert sorted(kept.column("id").to_pylist()) == sorted(
-        name for row, name in enumerate(ids) if row not in unusable
+    assert sorted(found) == sorted(expected)
+    manifest, kept = dataset_rows(root)
+    assert kept.column("id").to_pylist() == sorted(
+        one["id"] for row, one in enumerate(rows) if row not in reasons
     )
-    manifest = open_manifest(str(root))
-    assert manifest.quarantined == {
-        "duplicate_id": 3,
-        "missing_id": 1,
-        "not_finite": 2,
-        "wrong_dimension": 1,
-        "zero_embedding": 1,
-    }
-    assert Counter(reason for _, _, reason in quarantined_rows(root)) == manifest.quarantined
+    assert manifest.quarantined == dict(sorted(counts.items()))
     assert verify(str(root)).problems == ()
 
 
@@ -161,6 +242,31 @@ def test_captions_that_are_not_utf8(
     assert verify(str(tmp_path / "run/dataset")).problems == ()
 
 
+def test_captions_that_the_encoder_cuts(
+    local_ray: None, world: World, tmp_path: Path, fails: Callable[..., str]
+):
+    lines = [*world.captions[:20], "a red circle and " * 100]
+    (tmp_path / "captions.txt").write_text("\n".join(lines))
+    values = small_values(tmp_path / "run", text={"path": str(tmp_path / "captions.txt")})
+    config = write_config(tmp_path / "c.yaml", {**values, "rejects": {"max_share": 0.1}})
+    reject = ("--set", "rejects.truncated=reject")
+
+    def encoded(*arguments: str) -> tuple[int, int, int, int]:
+        result = invoke("encode", config, "--json", "-q", *arguments)
+        assert result.exit_code == 0, result.output
+        (flow,) = json.loads(result.stdout.splitlines()[-1])["flows"]
+        return flow["rows"], flow["truncated"], flow["rejected"], flow["reused_units"]
+
+    assert encoded() == (21, 1, 0, 0)
+    stale = fails("fit", {**values, "image": {"path": str(world.images)}}, 1, *reject)
+    assert "made from another rejects.truncated (keep, now reject)" in stale
+    assert encoded(*reject) == (20, 0, 1, 0)
+    root = tmp_path / "run/embeddings/text"
+    assert [(row, reason) for _, row, reason in quarantined_rows(root)] == [(20, "too_long")]
+    assert verify(str(root)).problems == ()
+    assert encoded(*reject)[-1] == encoded()[-1] == 1
+
+
 def test_undecodable_images_are_quarantined(local_ray: None, world: World, tmp_path: Path):
     table = pq.read_table(world.images).slice(0, 20)
     pictures = table.column("image").to_pylist()
@@ -179,129 +285,6 @@ def test_undecodable_images_are_quarantined(local_ray: None, world: World, tmp_p
     root = tmp_path / "run/embeddings/image"
     found = [(row, reason) for _, row, reason in quarantined_rows(root)]
     assert found == [(row, "undecodable_image") for row in (3, 11, 15)]
-
-
-def captions(path: Path, content: str = "a\nb\n") -> str:
-    path.write_text(content, encoding="utf-8")
-    return str(path)
-
-
-def test_inputs_that_hold_nothing(tmp_path: Path, fails: Callable[..., str]):
-    run = tmp_path / "run"
-    empty = captions(tmp_path / "empty.txt", "")
-    assert fails("encode", small_values(run, text={"path": empty})) == f"{empty} is empty"
-    lost = str(tmp_path / "lost.txt")
-    message = fails("encode", small_values(run, text={"path": lost}))
-    assert message == f"there is no file or folder {lost}"
-    pq.write_table(pa.table({"id": ["a"], "caption": ["x"]}), tmp_path / "t.parquet")
-    message = fails("encode", small_values(run, text={"path": str(tmp_path / "t.parquet")}))
-    assert message == f"{tmp_path}/t.parquet has no column text; it has id, caption"
-    jsonl = captions(tmp_path / "t.jsonl", '{"id": "a", "caption": "x"}\n')
-    message = fails("encode", small_values(run, text={"path": jsonl}))
-    assert message == f"{jsonl} has no column text; it has caption, id"
-    assert not run.exists()
-
-
-def test_paths_that_are_not_set(tmp_path: Path, fails: Callable[..., str]):
-    values = small_values(tmp_path / "run")
-    assert "text.path is not set; give it with --set text.path=" in fails("run", values, 2)
-    assert "neither text.path nor image.path is set" in fails("encode", values, 2)
-    values = small_values(tmp_path / "run", text={"path": captions(tmp_path / "c.txt")})
-    assert "image.path is not set" in fails("run", values, 2)
-    values = small_values(tmp_path / "run", text={"path": "demo:pictures"})
-    assert "known are demo:captions and demo:images" in fails("run", values, 2)
-    values = small_values(tmp_path / "run", text={"path": "demo:images"})
-    assert "the demo's text side is demo:captions" in fails("run", values, 2)
-
-
-def test_steps_that_were_not_run(tmp_path: Path, fails: Callable[..., str]):
-    values = small_values(tmp_path / "run", text={"path": captions(tmp_path / "c.txt")})
-    assert "run `anisoalign encode` with this configuration first" in fails("fit", values)
-    message = fails("synthesize", values)
-    assert f"{tmp_path}/run/aligner" in message
-
-
-@pytest.mark.parametrize("below", ["/dev/null/x", "FILE/x", "FILE"])
-def test_outputs_that_cannot_be_written(
-    tmp_path: Path, clouds: Path, fails: Callable[..., str], below: str
-):
-    path = below.replace("FILE", captions(tmp_path / "file"))
-    values = small_values(Path(path), text={"path": captions(tmp_path / "c.txt")})
-    message = fails("encode", values)
-    assert message.startswith("cannot write ")
-    assert path in message
-    assert path in fails("fit", cloud_values(clouds, Path(path)))
-    assert (tmp_path / "file").read_text() == "a\nb\n"
-
-
-def test_encoders_that_do_not_exist(tmp_path: Path, fails: Callable[..., str]):
-    text = {"path": captions(tmp_path / "c.txt")}
-
-    def message(**encoder: str) -> str:
-        return fails("encode", small_values(tmp_path / "run", text=text, encoder=encoder))
-
-    unknown = message(model="ViT-B-23", pretrained="openai")
-    assert "open_clip knows no architecture 'ViT-B-23'" in unknown
-    assert "ViT-B-32" in unknown
-    assert "encoder.pretrained: ViT-B-32 needs weights" in message(model="ViT-B-32")
-    assert "neither a file nor a known tag" in message(model="ViT-B-32", pretrained="opena")
-    assert "no folder /nowhere" in message(model="local-dir:/nowhere")
-
-
-@pytest.mark.parametrize(
-    ("align", "code", "said"),
-    [
-        ({"rank": 3}, 2, "align.rank must be auto or an even number"),
-        ({"rank": 0}, 2, "align.rank"),
-        (
-            {"rank": WIDTH + 2},
-            1,
-            f"align.rank is {WIDTH + 2}, but the embeddings have only 12 dimensions",
-        ),
-        ({"method": "procrustes"}, 2, "align.method"),
-        ({"prior": {"steps": -1}}, 2, "align.prior.steps must not be negative, not -1"),
-    ],
-)
-def test_settings_that_cannot_be(
-    clouds: Path,
-    tmp_path: Path,
-    fails: Callable[..., str],
-    align: dict[str, Any],
-    code: int,
-    said: str,
-):
-    assert said in fails("fit", cloud_values(clouds, tmp_path / "run", align=align), code)
-
-
-def test_fewer_images_than_the_rank(clouds: Path, tmp_path: Path, fails: Callable[..., str]):
-    path = write_embeddings(tmp_path / "few.parquet", "image", unit_cloud(3, WIDTH, 0.6, 2))
-    values = cloud_values(clouds, tmp_path / "run", image={"path": str(path)})
-    message = fails("fit", values)
-    assert "rank" in message
-    assert "3" in message
-
-
-def test_widths_that_differ(cloud_run, clouds: Path, tmp_path: Path, fails: Callable[..., str]):
-    wide = write_embeddings(tmp_path / "wide.parquet", "text", unit_cloud(60, WIDTH + 4, 0.1, 3))
-    values = cloud_values(clouds, tmp_path / "run", text={"path": str(wide)})
-    message = fails("fit", values)
-    assert message.startswith(f"image embeddings have width {WIDTH} ({clouds}/images.parquet)")
-    assert f"text embeddings {WIDTH + 4} ({wide})" in message
-    values["aligner"] = {"path": str(cloud_run[0] / "aligner")}
-    message = fails("synthesize", values)
-    assert f"was fitted on {WIDTH}-wide embeddings" in message
-    assert f"the text's are {WIDTH + 4}-wide" in message
-    # A width that has to be found out from the encoder.
-    values = small_values(
-        tmp_path / "run",
-        text={"path": captions(tmp_path / "c.txt")},
-        aligner={"path": str(cloud_run[0] / "aligner")},
-    )
-    assert "the text's are 128-wide, of demo" in fails("synthesize", values)
-    values["calibration"] = "exact"
-    message = fails("synthesize", values)
-    assert "128" in message
-    assert f"{WIDTH}" in message
 
 
 def test_unreadable_files_can_be_skipped(
