@@ -2,26 +2,19 @@
 
 Ray restarts an actor or a task whose process died and tries again without end, so a unit that
 kills its worker would hold up a night. One small actor on the driver's node knows which units were
-begun and never ended.
+begun and never ended. Nothing heavy is imported here: the actor, and every task that counts, is a
+process of its own.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from pipeline.stages.embed import Embed
-from pipeline.stages.envelope import DeviceLostError
-
-logger = logging.getLogger(__name__)
 
 _VANISHED_FORGIVEN = 10
 """Attempts that ended with their machine are no fault of the unit, up to as many."""
@@ -91,16 +84,3 @@ def counted_attempts(limit: int) -> Iterator[CountedAttempts]:
         yield CountedAttempts(counter, limit)
     finally:
         ray.kill(counter)
-
-
-class EmbedActor(Embed):
-    """`Embed` in an actor: a process whose device is lost ends, so that Ray starts another."""
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Return the unit's next block; ends the process when it can do nothing any more."""
-        try:
-            return super().__call__(block)
-        except DeviceLostError:
-            # An error raised here would fail the run, and the other units of this actor with it.
-            logger.exception("this worker ends; Ray starts another in its place")
-            os._exit(1)

@@ -15,7 +15,8 @@ from ray.exceptions import RayError
 from pipeline import __version__
 from pipeline.cluster.duplicates import find_duplicate_ids
 from pipeline.cluster.session import user_error
-from pipeline.cluster.writing import UnitWriting
+from pipeline.cluster.units import UnitFlow
+from pipeline.cluster.writing import writing
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.storage import locations
@@ -171,24 +172,25 @@ def _all_receipts(
     units: Sequence[Unit] = request.plan.units
     duplicates = None
     known = current.receipts if current else ()
+    flow = UnitFlow(config, request.name, request.corpus, len(units), reporter)
     try:
         if config.rejects.check_ids:
             units, duplicates = find_duplicate_ids(
-                request.corpus, request.plan, reporter, request.root
+                request.corpus, request.plan, reporter, request.root, flow
             )
         receipts = dict(finished(request.root, units, request.fingerprint, known))
         todo = [unit for unit in units if unit.key not in receipts]
-        reused, retried = len(receipts), 0
+        reused = len(receipts)
         _say_planned(request, reporter, len(units), reused)
         if todo:
             with reporter.progress(request.name, request.plan.rows) as advance:
                 advance(sum(unit.rows for unit in units if unit.key in receipts))
-                writing = UnitWriting(config, request, duplicates, reporter)
-                for receipt in writing.run(todo):
+                for row in flow.run(todo, writing(config, request, duplicates)):
+                    receipt = Receipt.from_json(row["receipt"])
                     receipts[receipt.unit] = receipt
                     advance(receipt.rows + receipt.quarantine_rows)
-                retried = writing.retried
-                writing.check()
+                    _say_written(request, reporter, receipt)
+        flow.check()
     except RayError as error:
         cause = user_error(error)
         if cause is None:
@@ -201,7 +203,18 @@ def _all_receipts(
             f"shards were written to {locations.redact_url(request.root)} on other machines and "
             "cannot be seen from here; output.path must be storage that every node shares"
         )
-    return [receipts[unit.key] for unit in units], reused, retried
+    return [receipts[unit.key] for unit in units], reused, flow.retried
+
+
+def _say_written(request: DatasetRequest, reporter: Reporter, receipt: Receipt) -> None:
+    reporter.event(
+        "unit_written",
+        name=request.name,
+        unit=receipt.unit,
+        rows=receipt.rows,
+        rejected=receipt.quarantined,
+        seconds=receipt.seconds,
+    )
 
 
 def _say_planned(request: DatasetRequest, reporter: Reporter, units: int, reused: int) -> None:

@@ -18,6 +18,8 @@ from pipeline.storage.corpus import Corpus, Unit
 
 _UNITS_PER_GROUP = 8
 """Units that one task merges; the tree's shape, and so its rounding, depends on nothing else."""
+_MOST_RETRIES = 10
+"""Of a task whose process or machine dies; Ray Data's own default is without end."""
 
 
 class TreeReduction:
@@ -117,6 +119,7 @@ def reduce_each(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
+        max_retries=_MOST_RETRIES,
     )
     used, rejected = [0] * len(parts), [0] * len(parts)
     try:

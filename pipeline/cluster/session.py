@@ -57,6 +57,9 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
     settings = {
         "target_max_block_size": None,  # a unit stays one block from end to end
         "enable_progress_bars": verbose,
+        # Machines vanish while an actor loads its model, too; what is wrong with the model itself
+        # was found out before.
+        "max_consecutive_actor_init_deaths": 3,
         "execution_no_progress_timeout_s": config.ray.no_progress_timeout_s,
     }
     before = {name: getattr(context, name) for name in settings}

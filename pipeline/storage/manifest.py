@@ -211,9 +211,9 @@ def publish(
 
     The card goes first: after a crash between the two it names shards that are there.
     """
-    write_card(root, manifest)
     if before is not None:
         before()
+    write_card(root, manifest)
     pointer = {"version": manifest.version, "sha256": sha256}
     locations.write_bytes(locations.join(root, POINTER), json.dumps(pointer).encode())
 

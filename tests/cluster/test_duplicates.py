@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster.duplicates import find_duplicate_ids
+from pipeline.cluster.units import UnitFlow
+from pipeline.config import parse_config
 from pipeline.report.console import Reporter
 from pipeline.storage import plan
 from pipeline.storage.corpus import Corpus
@@ -24,6 +26,10 @@ def corpus(tmp_path: Path) -> Corpus:
     return text_corpus(tmp_path / "in")
 
 
+def flow(corpus: Corpus) -> UnitFlow:
+    return UnitFlow(parse_config({}), "checking", corpus, 6, Reporter(quiet=True))
+
+
 def kept(root: Path) -> set[str]:
     return {path.name for path in (root / "ids").iterdir()}
 
@@ -33,14 +39,14 @@ def test_only_new_units_are_hashed(
 ):
     root, reporter = tmp_path / "out", Reporter(quiet=True)
     planned = plan(corpus, 6)
-    units, duplicates = find_duplicate_ids(corpus, planned, reporter, str(root))
+    units, duplicates = find_duplicate_ids(corpus, planned, reporter, str(root), flow(corpus))
     assert duplicates is not None
     assert units != planned.units
     first = kept(root)
     assert len(first) == len(planned.units) == 6
     with monkeypatch.context() as patch:
         patch.setattr("ray.data.from_items", None)  # nothing is left for Ray
-        again, same = find_duplicate_ids(corpus, planned, reporter, str(root))
+        again, same = find_duplicate_ids(corpus, planned, reporter, str(root), flow(corpus))
     assert again == units
     assert same is not None
     assert same.unit_keys == duplicates.unit_keys
@@ -51,8 +57,8 @@ def test_only_new_units_are_hashed(
     (root / "ids" / min(first)).write_bytes(b"damaged")
     grown = plan(corpus, 6)
     modified = {name: (root / "ids" / name).stat().st_mtime_ns for name in first - {min(first)}}
-    warm, _ = find_duplicate_ids(corpus, grown, reporter, str(root))
-    cold, _ = find_duplicate_ids(corpus, grown, reporter, str(tmp_path / "other"))
+    warm, _ = find_duplicate_ids(corpus, grown, reporter, str(root), flow(corpus))
+    cold, _ = find_duplicate_ids(corpus, grown, reporter, str(tmp_path / "other"), flow(corpus))
     assert warm == cold
     assert len(kept(root) - first) == 1
     assert {name: (root / "ids" / name).stat().st_mtime_ns for name in modified} == modified

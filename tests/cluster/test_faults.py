@@ -18,12 +18,14 @@ from ray import cloudpickle
 import tests.cluster.test_faults as this_module
 from pipeline.align import create_aligner
 from pipeline.cluster import writing
-from pipeline.cluster.attempts import AttemptCounter, EmbedActor, counted_attempts
+from pipeline.cluster.actors import EmbedActor
+from pipeline.cluster.attempts import AttemptCounter, counted_attempts
 from pipeline.cluster.encode import encode_side
 from pipeline.cluster.synthesize import synthesize
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.stages.envelope import DeviceLostError, Envelope
+from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
 from pipeline.storage import embeddings_of, open_manifest, verify
@@ -129,6 +131,15 @@ class KillingReader(ReadUnit):
         return super().process(table, envelope)
 
 
+class KillingHashes(HashIds):
+    """Dies when it hashes the ids of the third unit."""
+
+    def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
+        if is_third(envelope):
+            os._exit(1)
+        return super().process(table, envelope)
+
+
 class KillingEmbed(EmbedActor):
     """Dies of a caption."""
 
@@ -208,9 +219,10 @@ class TestUnits:
     @pytest.mark.parametrize(
         ("name", "stage", "killing"),
         [
-            ("ReadUnit", "read", KillingReader),
-            ("EmbedActor", "embed", KillingEmbed),
-            ("EmbedActor", "embed", LosingEmbed),
+            ("duplicates.HashIds", "hash ids", KillingHashes),
+            ("writing.ReadUnit", "read", KillingReader),
+            ("writing.EmbedActor", "embed", KillingEmbed),
+            ("writing.EmbedActor", "embed", LosingEmbed),
         ],
     )
     def test_a_unit_that_kills_its_worker_is_named_and_the_others_are_written(
@@ -223,9 +235,9 @@ class TestUnits:
         killing: type,
     ):
         write_captions(corpus, "poison")
-        config = correcting(corpus)
+        config = correcting(corpus, rejects={"check_ids": killing is KillingHashes})
         with monkeypatch.context() as patch:
-            patch.setattr(writing, name, killing)
+            patch.setattr(f"pipeline.cluster.{name}", killing)
             with pytest.raises(ValueError, match=r"/2.parquet rows 0 to 10") as failed:
                 correct(config)
         assert f"({stage}: killed its worker 2 times)" in str(failed.value)

@@ -134,7 +134,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def test_a_submitted_job(cloud_run, clouds: Path, tmp_path: Path, head: tuple[str, dict[str, str]]):
-    """`ray job submit -- python jobs/synthesize.py` on the checkout's jobs and library."""
+    """`ray job submit -- python jobs/nightly.py` on the checkout's jobs and library."""
     address, environment = head
     work = tmp_path / "work"
     for name in ("jobs", "pipeline"):
@@ -149,16 +149,18 @@ def test_a_submitted_job(cloud_run, clouds: Path, tmp_path: Path, head: tuple[st
     )
     write_config(work / "run.yaml", values)
     submit = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(work)]
-    job = ["--", "python", "jobs/synthesize.py", "run.yaml", "--json", "-q"]
+    job = ["--", "python", "jobs/nightly.py", "run.yaml", "--json", "-q"]
     done = subprocess.run(
         [*submit, *job], capture_output=True, text=True, env=environment, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (summary,) = [line for line in done.stdout.splitlines() if line.startswith('{"flows"')]
-    assert json.loads(summary)["flows"][0]["rows"] == 120
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"seed"')]
+    summary = json.loads(line)
+    assert (summary["status"], summary["rows"], summary["added"]) == ("done", 120, 2)
     root = str(tmp_path / "run/dataset")
     assert verify(root).problems == ()
-    assert open_manifest(root).units == 2
+    assert open_manifest(root).version == summary["version"]
+    assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
 
     # A job that fails says why, and the client's exit code says that it did.
     write_config(work / "run.yaml", {**values, "sead": 1})
