@@ -183,6 +183,9 @@ class LeaseSection(Section):
 
     expires_after_s: Annotated[int, Field(ge=20, le=3600)] = 120
     """Seconds after which the lease of a run that died without giving it back is taken over."""
+    wait_s: Annotated[int, Field(ge=0, le=86_400)] = 0
+    """Seconds to wait for the lease of another run; 0 refuses at once. A schedule whose machines
+    vanish wants more than `expires_after_s`."""
 
 
 class DemoSection(Section):

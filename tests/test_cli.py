@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -46,6 +48,17 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Comp
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         timeout=120,
     )
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Take back what a command with -v or --log-json sets for its whole process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 # -- help and configuration ------------------------------------------------------------------------
@@ -181,6 +194,22 @@ def test_a_machine_reads_errors_too(tmp_path: Path):
     assert "Traceback" in json.loads(line)["traceback"]
 
 
+@pytest.mark.parametrize("options", [(), ("-v",), ("--log-json",), ("--log-json", "-v")], ids=str)
+def test_errors_hold_no_credentials(monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]):
+    def fail(*_: object, **__: object) -> None:
+        try:
+            raise OSError("GET https://store/key?X-Amz-Signature=secret failed")
+        except OSError as error:
+            raise RuntimeError("cannot list s3://me:secret@store/x") from error
+
+    monkeypatch.setattr("pipeline.storage.verification.verify", fail)
+    result = invoke("verify", "somewhere", *options)
+    assert result.exit_code == 1
+    assert "RuntimeError: cannot list s3://***@store/x" in result.stderr
+    assert ("https://store/key?***" in result.stderr) == ("-v" in options)
+    assert "secret" not in result.output
+
+
 # -- what is loaded --------------------------------------------------------------------------------
 
 WITHOUT_HEAVY = """
@@ -284,6 +313,6 @@ def test_a_failed_run_in_a_process_of_its_own(tmp_path: Path):
     assert done.stdout == ""
     assert done.stderr == (
         f"error: 1 of 2 rows of {tmp_path}/captions.txt cannot be used (1 not_utf8), more than "
-        f"rejects.max_share=0.01 allows; they stand in {tmp_path}/run/embeddings/text/quarantine; "
-        "mend the input or raise the limit\n"
+        f"rejects.max_share=0.01 allows; rejected rows stand in "
+        f"{tmp_path}/run/embeddings/text/quarantine; mend the input or raise the limit\n"
     )

@@ -106,21 +106,23 @@ class Output:
 def _fail(error: Exception, verbose: bool, lines: JsonLines | None = None) -> None:
     """Print one line, the traceback too when asked, and exit: 2 for the configuration, else 1."""
     from pipeline.config import ConfigError
+    from pipeline.storage.locations import redact_url
 
+    # Errors of a store, and those that they were raised from, hold signed URLs.
+    trace = redact_url("".join(traceback.format_exception(error)))
     if isinstance(error, ValueError | OSError):
         message = str(error)
     else:
         message = f"{type(error).__name__}: {error}"
         if not verbose:
             message += " (use -v for the traceback)"
-    message = " ".join(message.split())
+    message = redact_url(" ".join(message.split()))
     if lines is not None:
-        trace = {"traceback": "".join(traceback.format_exception(error))} if verbose else {}
-        lines.write("error", {"message": message, **trace}, "error")
+        more = {"traceback": trace} if verbose else {}
+        lines.write("error", {"message": message, **more}, "error")
     else:
         if verbose:
-            shown = "".join(traceback.format_exception(error)).splitlines()
-            click.echo("\n".join(printable(line) for line in shown), err=True)
+            click.echo("\n".join(printable(line) for line in trace.splitlines()), err=True)
         # Paths and ids come from the corpus: nothing of them may steer the terminal.
         click.echo(f"error: {printable(message)}", err=True)
     sys.exit(2 if isinstance(error, ConfigError) else 1)

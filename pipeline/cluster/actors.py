@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 
 import pyarrow as pa
 
 from pipeline.stages.embed import Embed
 from pipeline.stages.envelope import DeviceLostError
+from pipeline.storage.locations import redact_url
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,8 @@ class EmbedActor(Embed):
         """Return the unit's next block; ends the process when it can do nothing any more."""
         try:
             return super().__call__(block)
-        except DeviceLostError:
+        except DeviceLostError as error:
             # An error raised here would fail the run, and the other units of this actor with it.
-            logger.exception("this worker ends; Ray starts another in its place")
+            trace = redact_url("".join(traceback.format_exception(error)))
+            logger.error("this worker ends; Ray starts another in its place\n%s", trace)
             os._exit(1)

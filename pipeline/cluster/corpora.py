@@ -186,6 +186,8 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
         truncated = manifest.config.get("rejects", {}).get("truncated", "keep")
         if source.modality == "text" and truncated != config.rejects.truncated:
             return f"rejects.truncated ({truncated}, now {config.rejects.truncated})"
+    if config.rejects.check_ids and not manifest.ids_checked:
+        return "rejects.check_ids (False, now True)"
     options = encoder_options(config)
     for name in ("model", "pretrained", "precision"):
         before, now = manifest.encoder.get(name), getattr(options, name)

@@ -13,7 +13,8 @@ from typing import Any
 from ray.exceptions import RayError
 
 from pipeline import __version__
-from pipeline.cluster.duplicates import find_duplicate_ids
+from pipeline.cluster.duplicates import find_duplicate_ids, may_share_ids
+from pipeline.cluster.leases import take_lease
 from pipeline.cluster.session import user_error
 from pipeline.cluster.units import UnitFlow
 from pipeline.cluster.writing import writing
@@ -26,6 +27,8 @@ from pipeline.storage.manifest import POINTER, Kind, Manifest, commit, open_mani
 from pipeline.storage.planning import Plan
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.shards import finished, whole
+
+_LEASE_CHECKED_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,26 +100,22 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
     becomes visible to readers before every unit is written.
 
     Raises:
-        LeaseHeldError: when another run writes to the dataset.
+        LeaseHeldError: when another run writes to the dataset, for longer than `lease.wait_s`.
+        LeaseLostError: when this run is found not to be its only writer any more.
         UnwritableError: when the output takes no file.
         ValueError: when units failed `units.max_attempts` times, an input file cannot be read, or
             the share of rejected rows passes `rejects.max_share`.
     """
     start = time.perf_counter()
     locations.check_writable(request.root)
-    with Lease.acquire(
-        request.root,
-        run_id=reporter.run_id,
-        command=request.name,
-        expires_after_s=config.lease.expires_after_s,
-    ) as lease:
+    with take_lease(config, request.root, request.name, reporter) as lease:
         there = locations.exists(locations.join(request.root, POINTER))
         current = open_manifest(request.root) if there else None
         if current is not None and _is_made_of_the_same(config, request, current):
             _check_rejects(config, request, current.receipts)
-            _say_planned(request, reporter, current.units, current.units)
+            _say_planned(request, reporter, current.units, current.receipts)
             return _report(request, current, current, current.units, 0, start, reporter)
-        receipts, reused, retried = _all_receipts(config, request, current, reporter)
+        receipts, reused, retried = _all_receipts(config, request, current, lease, reporter)
         _check_rejects(config, request, receipts)
         manifest = commit(
             request.root,
@@ -155,7 +154,10 @@ def _is_made_of_the_same(config: RunConfig, request: DatasetRequest, current: Ma
     return (
         same
         and duplicates == sorted(unit.key for unit in request.plan.duplicate_units)
-        and current.config.get("rejects", {}).get("check_ids") == config.rejects.check_ids
+        # Units that lost rows have other keys, and who loses them hangs on the files' order, which
+        # no digest of the plan tells: those are looked at.
+        and {one.unit for one in current.receipts} == {unit.key for unit in request.plan.units}
+        and (current.ids_checked or not config.rejects.check_ids or not may_share_ids(request.plan))
         and all(receipt.fingerprint == request.fingerprint for receipt in current.receipts)
         and whole(request.root, current.receipts)
     )
@@ -166,7 +168,11 @@ def _as_json(value: Any) -> str:
 
 
 def _all_receipts(
-    config: RunConfig, request: DatasetRequest, current: Manifest | None, reporter: Reporter
+    config: RunConfig,
+    request: DatasetRequest,
+    current: Manifest | None,
+    lease: Lease,
+    reporter: Reporter,
 ) -> tuple[list[Receipt], int, int]:
     """Write what is missing; returns all receipts in plan order, units kept and units retried."""
     units: Sequence[Unit] = request.plan.units
@@ -181,8 +187,9 @@ def _all_receipts(
         receipts = dict(finished(request.root, units, request.fingerprint, known))
         todo = [unit for unit in units if unit.key not in receipts]
         reused = len(receipts)
-        _say_planned(request, reporter, len(units), reused)
+        _say_planned(request, reporter, len(units), list(receipts.values()))
         if todo:
+            checked = time.monotonic()
             with reporter.progress(request.name, request.plan.rows) as advance:
                 advance(sum(unit.rows for unit in units if unit.key in receipts))
                 for row in flow.run(todo, writing(config, request, duplicates)):
@@ -190,6 +197,9 @@ def _all_receipts(
                     receipts[receipt.unit] = receipt
                     advance(receipt.rows + receipt.quarantine_rows)
                     _say_written(request, reporter, receipt)
+                    if time.monotonic() - checked >= _LEASE_CHECKED_EVERY_S:
+                        lease.check()
+                        checked = time.monotonic()
         flow.check()
     except RayError as error:
         cause = user_error(error)
@@ -217,8 +227,18 @@ def _say_written(request: DatasetRequest, reporter: Reporter, receipt: Receipt) 
     )
 
 
-def _say_planned(request: DatasetRequest, reporter: Reporter, units: int, reused: int) -> None:
-    reporter.event("planned", name=request.name, units=units, reused=reused, rows=request.plan.rows)
+def _say_planned(
+    request: DatasetRequest, reporter: Reporter, units: int, kept: Sequence[Receipt]
+) -> None:
+    reporter.event(
+        "planned",
+        name=request.name,
+        units=units,
+        reused=len(kept),
+        rows=request.plan.rows,
+        reused_rows=sum(receipt.rows for receipt in kept),
+        reused_rejected=sum(receipt.quarantine_rows for receipt in kept),
+    )
 
 
 def _report(
@@ -263,8 +283,16 @@ def _check_rejects(config: RunConfig, request: DatasetRequest, receipts: Sequenc
     rejected, rows = sum(counts.values()), request.plan.rows + duplicated
     if rejected > config.rejects.max_share * rows:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        places = []
+        if rejected > duplicated:
+            places.append(f"rejected rows stand in {locations.redact_url(request.root)}/quarantine")
+        if duplicated:
+            places.append(
+                f"{duplicated} are in slices that occur more than once word for word, and are kept "
+                "nowhere but in the input"
+            )
         raise ValueError(
             f"{rejected} of {rows} rows of {request.corpus.shown} cannot be used ({reasons}), more "
-            f"than rejects.max_share={config.rejects.max_share:g} allows; they stand in "
-            f"{locations.redact_url(request.root)}/quarantine; mend the input or raise the limit"
+            f"than rejects.max_share={config.rejects.max_share:g} allows; "
+            f"{'; '.join(places)}; mend the input or raise the limit"
         )

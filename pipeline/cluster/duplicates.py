@@ -21,6 +21,12 @@ from pipeline.storage.id_hashes import read_id_hashes
 from pipeline.storage.planning import Plan
 
 
+def may_share_ids(plan: Plan) -> bool:
+    """Return whether units of a plan can have an id in common."""
+    # Derived ids hold the unit's digest, and a dataset's ids were checked when it was written.
+    return len(plan.units) > 1 and plan.has_ids and plan.units[0].format != "dataset"
+
+
 def find_duplicate_ids(
     corpus: Corpus, plan: Plan, reporter: Reporter, root: str, flow: UnitFlow
 ) -> tuple[tuple[Unit, ...], DuplicateIds | None]:
@@ -34,8 +40,7 @@ def find_duplicate_ids(
     Raises:
         ValueError: if `root` cannot be read or written.
     """
-    # Derived ids hold the unit's digest, and a dataset's ids were checked when it was written.
-    if len(plan.units) < 2 or not plan.has_ids or plan.units[0].format == "dataset":
+    if not may_share_ids(plan):
         return plan.units, None
     hashes = read_id_hashes(root, corpus, plan.units)
     new = [unit for unit in plan.units if unit.key not in hashes]
@@ -59,8 +64,13 @@ def find_duplicate_ids(
     renamed = dataclasses.replace(
         duplicates, unit_keys=tuple(keys[key] for key in duplicates.unit_keys)
     )
-    units = tuple(dataclasses.replace(unit, key=keys[unit.key]) for unit in readable)
-    return units, renamed
+    return tuple(_renamed(unit, keys[unit.key]) for unit in readable), renamed
+
+
+def _renamed(unit: Unit, key: str) -> Unit:
+    if key == unit.key:
+        return unit
+    return dataclasses.replace(unit, key=key, planned_key=unit.key)
 
 
 def _hashing(corpus: Corpus, root: str) -> Execution:

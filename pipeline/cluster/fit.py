@@ -26,7 +26,12 @@ from pipeline.stages.accumulate import (
     MeasureTogether,
 )
 from pipeline.storage import locations
-from pipeline.storage.artifacts import read_artifact, write_artifact
+from pipeline.storage.artifacts import (
+    DamagedArtifactError,
+    MissingArtifactError,
+    read_artifact,
+    write_artifact,
+)
 from pipeline.storage.corpus import Corpus, resolve_format
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
@@ -278,13 +283,15 @@ def _fit_key(config: RunConfig, aligner: Aligner, image: FitSide, text: FitSide)
 
 
 def existing_aligner(path: str) -> Aligner | None:
-    """Return the aligner at a URL, None when there is none that is whole."""
-    if not locations.exists(locations.join(path, "config.json")):
-        return None
+    """Return the aligner at a URL, None when there is none that is whole.
+
+    Raises:
+        ValueError: when the store fails, or the aligner is of an unknown method.
+    """
     try:
         return load_aligner(path)
-    except ValueError:
-        return None  # killed while it was written, or an older version's
+    except (MissingArtifactError, DamagedArtifactError):
+        return None  # never fitted, or killed while it was written
 
 
 def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitReport:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.cluster.corpora import output
+from pipeline.cluster.leases import take_lease
 from pipeline.cluster.metrics import exported_metrics
 from pipeline.cluster.resources import check_resources
 from pipeline.cluster.session import ray_session
@@ -17,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.stages.envelope import reason_of
 from pipeline.storage import locations
-from pipeline.storage.lease import Lease
+from pipeline.storage.lease import Lease, LeaseLostError
 
 Flow = Callable[[RunConfig, Reporter], dict[str, Any]]
 
@@ -39,17 +40,15 @@ def run_flow(
     whether the flow ends well or not.
 
     Raises:
-        LeaseHeldError: when another run works in the same output.
+        LeaseHeldError: when another run works in the same output, for longer than `lease.wait_s`.
+        LeaseLostError: when another may have come to work there meanwhile.
         ValueError: when the output cannot be written, there is no cluster, or it can never have
             what the configuration asks for; and whatever the flow raises.
     """
     root = output(config)
     reporter.run_id = new_run_id()
     locations.check_writable(root)
-    expires_after_s = config.lease.expires_after_s
-    with Lease.acquire(
-        root, run_id=reporter.run_id, command=command, expires_after_s=expires_after_s
-    ) as lease:
+    with take_lease(config, root, command, reporter) as lease:
         run = _Run(root, command, reporter, lease)
         try:
             with ray_session(config, verbose=verbose), exported_metrics(reporter):
@@ -86,7 +85,14 @@ class _Run:
 
     def write(self, summary: dict[str, Any]) -> None:
         """Write summary.json, unless the folder has become another run's."""
-        self._lease.check()
+        try:
+            self._lease.check()
+        except LeaseLostError as error:
+            raise LeaseLostError(
+                f"this run lost its lease on {locations.redact_url(self._root)} and another may "
+                "work there now: what it had published stands, its summary.json is not written; "
+                "see `anisoalign versions list`, and start it again if its version is not there"
+            ) from error
         data = json.dumps(summary, indent=1, allow_nan=False).encode()
         locations.write_bytes(locations.join(self._root, "summary.json"), data)
 

@@ -41,6 +41,7 @@ class FlowMetrics:
         self.drift = Gauge("anisoalign_drift", "Drift of the text by kind", ("kind",))
         self._began: dict[str, float] = {}
         self._seen: dict[str, tuple[int, int]] = {}
+        self._kept: dict[str, int] = {}
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Take over what an event says."""
@@ -49,20 +50,25 @@ class FlowMetrics:
         elif event == "unit_written":
             self._written(fields)
         elif event in ("unit_retried", "unit_failed"):
-            self.failures.inc(1, {"flow": fields["name"], "stage": fields["stage"]})
+            self.failures.inc(
+                fields["added_attempts"], {"flow": fields["name"], "stage": fields["stage"]}
+            )
         elif event == "dataset_committed":
             rows = fields["rows"] + fields["rejected"]
             share = fields["rejected"] / rows if rows else 0.0
             self.reject_share.set(share, {"flow": fields["name"]})
         elif event == "drift":
             for kind, value in fields.items():
+                if kind.endswith("_rows"):
+                    continue  # how many rows were compared is no drift
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     self.drift.set(value, {"kind": kind})
 
     def _planned(self, fields: Mapping[str, Any]) -> None:
         flow = fields["name"]
         self._began[flow] = time.monotonic()
-        self._seen[flow] = (0, 0)
+        self._seen[flow] = fields["reused_rows"], fields["reused_rejected"]
+        self._kept[flow] = fields["reused_rows"]
         if fields["reused"]:
             self.reused.inc(fields["reused"], {"flow": flow})
 
@@ -83,7 +89,8 @@ class FlowMetrics:
         self.reject_share.set(rejected / max(rows + rejected, 1), tags)
         began = self._began.get(flow)
         if began is not None:
-            self.rate.set(rows / max(time.monotonic() - began, 1e-3), tags)
+            written = rows - self._kept[flow]
+            self.rate.set(written / max(time.monotonic() - began, 1e-3), tags)
 
 
 @contextmanager

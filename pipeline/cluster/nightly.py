@@ -9,7 +9,7 @@ from pipeline.align.base import Aligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.cluster.corpora import embeddings_root, output, source_corpus
 from pipeline.cluster.drift import DriftReport, check_drift
-from pipeline.cluster.encode import encode_side
+from pipeline.cluster.encode import described_encoder, encode_side
 from pipeline.cluster.fit import (
     FitReport,
     FitSide,
@@ -21,7 +21,7 @@ from pipeline.cluster.fit import (
 )
 from pipeline.cluster.reductions import Reduced
 from pipeline.cluster.segments import CorpusStatistics
-from pipeline.cluster.synthesize import check_encoder, synthesize
+from pipeline.cluster.synthesize import CALIBRATED_FROM, check_encoder, synthesize
 from pipeline.config import ConfigError, RunConfig
 from pipeline.report.console import Reporter
 from pipeline.storage import locations
@@ -44,21 +44,21 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         ValueError: when an input cannot be used, or the text drifted and `on_drift` is fail. What
             was published before stays as it is.
     """
-    _check_settings(config, reporter)
-    flows = [encode_side(config, "text", reporter)]
+    previous = _current(output(config, "dataset"))
     path = aligner_path(config)
+    aligner = _aligner_there(config, path, previous)
+    _check_settings(config, aligner, reporter)
+    flows = [encode_side(config, "text", reporter)]
     fitted: FitReport | None = None
-    if config.aligner.path is None and existing_aligner(path) is None:
+    if aligner is None:
         flows.append(encode_side(config, "image", reporter))
         fitted = fit(config, reporter)
-    aligner = load_aligner(path)
-    _mention_other_settings(config, aligner, reporter)
+        aligner = load_aligner(path)
     text = fit_side(config, "text", reporter)
-    previous = _current(output(config, "dataset"))
     drift: dict[str, Any] | None = None
     if not _is_published(previous, text, aligner):
         check_encoder(aligner, path, text.encoder, text.dimension)
-        known = {receipt.unit for receipt in previous.receipts} if previous else set()
+        known = {receipt.planned_unit for receipt in previous.receipts} if previous else set()
         fresh = frozenset(unit.key for unit in text.plan.units if unit.key not in known)
         found, statistics = check_drift(config, path, text, fresh, reporter)
         drift = found.to_mapping()
@@ -71,7 +71,6 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         reporter.event("drift", exceeded=drift["exceeded"], **distances)
     published = synthesize(config, reporter, stored=True, drift=drift)
     flows.append(published)
-    _collect_garbage(config, reporter)
     manifest = open_manifest(published.path)
     return {
         "seed": config.seed,
@@ -83,6 +82,7 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         "parent": manifest.parent,
         "rows": manifest.rows,
         **_changes(previous, manifest),
+        "collected": None if published.unchanged else _collect_garbage(config, reporter),
     }
 
 
@@ -94,9 +94,42 @@ def _changes(previous: Manifest | None, manifest: Manifest) -> dict[str, Any]:
     return {"unchanged": False, **counts}
 
 
-def _check_settings(config: RunConfig, reporter: Reporter) -> None:
+def _aligner_there(config: RunConfig, path: str, previous: Manifest | None) -> Aligner | None:
+    """Return the aligner in use, None on the first night.
+
+    Raises:
+        ValueError: when it is gone or damaged: to fit another one unasked would correct all anew.
+    """
+    aligner = existing_aligner(path)
+    if aligner is not None:
+        return aligner
+    if config.aligner.path is not None:
+        raise ValueError(
+            f"there is no whole aligner at aligner.path ({redact_url(path)}); name one, or remove "
+            "aligner.path and set image.path to fit one on the first night"
+        )
+    made_by = (previous.aligner if previous else None) or {}
+    used = made_by.get(CALIBRATED_FROM) or made_by.get("fingerprint")
+    if used is None:
+        return None
+    # A refit that was killed while it wrote: the aligner of before was put aside.
+    kept = _kept_aligner(config, used)
+    if existing_aligner(kept) is None:
+        raise ValueError(
+            f"the aligner at {redact_url(path)}, by which the current version was made, is gone or "
+            "damaged; bring it back, or run `anisoalign fit` with this configuration"
+        )
+    write_artifact(path, *read_artifact(kept))
+    return load_aligner(path)
+
+
+def _kept_aligner(config: RunConfig, fingerprint: str) -> str:
+    return output(config, "aligners", fingerprint[:16])
+
+
+def _check_settings(config: RunConfig, aligner: Aligner | None, reporter: Reporter) -> None:
     """Name what is missing before any work: a refit in the small hours would be the worst time."""
-    source_corpus(config, "text", reporter)
+    text = source_corpus(config, "text", reporter)
     if config.nightly.on_drift == "refit":
         if config.aligner.path is not None:
             raise ConfigError(
@@ -104,15 +137,13 @@ def _check_settings(config: RunConfig, reporter: Reporter) -> None:
                 "remove aligner.path, or set nightly.on_drift to warn or fail"
             )
         source_corpus(config, "image", reporter)
-    path = aligner_path(config)
-    if existing_aligner(path) is not None:
+    if aligner is None:
+        source_corpus(config, "image", reporter)
         return
-    if config.aligner.path is not None:
-        raise ValueError(
-            f"there is no aligner at aligner.path ({redact_url(path)}); name one, or remove "
-            "aligner.path and set image.path to fit one on the first night"
-        )
-    source_corpus(config, "image", reporter)
+    if not text.holds_embeddings:
+        encoder = described_encoder(config)
+        check_encoder(aligner, aligner_path(config), encoder, encoder["dimension"])
+    _mention_other_settings(config, aligner, reporter)
 
 
 def _mention_other_settings(config: RunConfig, aligner: Aligner, reporter: Reporter) -> None:
@@ -133,11 +164,10 @@ def _current(root: str) -> Manifest | None:
 
 def _is_published(previous: Manifest | None, text: FitSide, aligner: Aligner) -> bool:
     """Return whether the current version was made from this very text by this aligner."""
-    return (
-        previous is not None
-        and previous.source.get("digest") == text.plan.digest
-        and (previous.aligner or {}).get("fingerprint") == aligner.fingerprint
-    )
+    if previous is None or previous.aligner is None:
+        return False
+    made_by = {previous.aligner.get(name) for name in ("fingerprint", CALIBRATED_FROM)}
+    return previous.source.get("digest") == text.plan.digest and aligner.fingerprint in made_by
 
 
 def _act_on(
@@ -172,9 +202,8 @@ def _refit(
     reporter: Reporter,
 ) -> FitReport:
     """Fit on the whole of today's corpus; the aligner of before is kept in aligners/."""
-    before, tensors = read_artifact(path)
-    name = str(load_aligner(path).fingerprint)[:16]
-    write_artifact(output(config, "aligners", name), before, tensors)
+    kept = _kept_aligner(config, str(load_aligner(path).fingerprint))
+    write_artifact(kept, *read_artifact(path))
     assert statistics.whole is not None
     moments = statistics.whole.moments
     store_moments(config, text, Reduced(moments, moments.count, statistics.rejected))
@@ -191,11 +220,19 @@ def _flattened(drift: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _collect_garbage(config: RunConfig, reporter: Reporter) -> None:
-    """Leave `nightly.keep_versions` versions of what this run writes."""
+def _collect_garbage(config: RunConfig, reporter: Reporter) -> str | None:
+    """Leave `nightly.keep_versions` versions of what this run writes; returns what came of it.
+
+    The night is over and published: what goes wrong here is said, and fails nothing.
+    """
     keep = config.nightly.keep_versions
     if keep is None:
-        return
-    for root in (output(config, "dataset"), embeddings_root(config, "text")):
-        if locations.exists(locations.join(root, POINTER)):
-            collect(root, keep, reporter.run_id)
+        return None
+    try:
+        for root in (output(config, "dataset"), embeddings_root(config, "text")):
+            if locations.exists(locations.join(root, POINTER)):
+                collect(root, keep, reporter.run_id)
+    except ValueError as error:
+        reporter.say(f"warning: old versions were not collected: {error}")
+        return f"failed: {error}"
+    return "done"

@@ -114,7 +114,8 @@ def reduce_each(
             rows.append(
                 {"group": len(rows), "units": json.dumps([unit.to_json() for unit in group])}
             )
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    # The method behind map_batches, which is about to take no max_retries any more.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches_internal(
         Accumulate(corpus, dimension, measure),
         batch_size=None,
         batch_format="pyarrow",

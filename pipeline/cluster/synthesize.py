@@ -17,7 +17,7 @@ from pipeline.cluster.corpora import (
     truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
-from pipeline.cluster.encode import describe_encoder, encode_side
+from pipeline.cluster.encode import described_encoder, encode_side
 from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of, existing_aligner
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
@@ -27,6 +27,9 @@ from pipeline.storage.corpus import Corpus
 from pipeline.storage.manifest import UNIT_ROWS
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
+
+CALIBRATED_FROM = "calibrated_from"
+"""Where an aligner calibrated on a corpus, and what it made, name the aligner it was before."""
 
 
 def synthesize(
@@ -79,7 +82,7 @@ def _encoder_of_text(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     """Return the encoder that made the text's embeddings, or that is going to."""
     if corpus.holds_embeddings:
         return encoder_of(corpus)
-    return describe_encoder(encoder_options(config))
+    return described_encoder(config)
 
 
 def check_encoder(
@@ -113,6 +116,8 @@ def _write(
         embed.update(truncation(config, "text"))
     assert aligner.fingerprint is not None
     description: dict[str, Any] = {"method": aligner.method, "fingerprint": aligner.fingerprint}
+    if CALIBRATED_FROM in aligner.provenance:
+        description[CALIBRATED_FROM] = aligner.provenance[CALIBRATED_FROM]
     if not aligner.unit_rows:
         description[UNIT_ROWS] = False
     request = DatasetRequest(
@@ -146,7 +151,7 @@ def _calibrated(
 ) -> str:
     """Write the aligner with mu-hat of this corpus beside the run; returns its URL."""
     path = output(config, "aligner-calibrated")
-    wanted = {"calibration_digest": plan.digest, "calibrated_from": aligner.fingerprint}
+    wanted = {"calibration_digest": plan.digest, CALIBRATED_FROM: aligner.fingerprint}
     there = existing_aligner(path)
     if there is not None and wanted.items() <= there.provenance.items():
         return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.storage.locations import UnwritableError
 from pipeline.storage.receipts import source_of
 
 _NAMED_FAILURES = 5
+PAUSES_S = (5.0, 60.0)
+"""Seconds before failed units are tried again: the first time, and every later time."""
 
 Row = Mapping[str, Any]
 Execution = Callable[[Sequence[Unit], CountedAttempts], Iterable[Row]]
@@ -53,8 +56,12 @@ class UnitFlow:
         """
         self._units.update((unit.key, unit) for unit in units)
         pending = list(units)
+        rounds = 0
         with counted_attempts(self._limit) as attempts:
             while pending:
+                if rounds:
+                    self._pause(len(pending), PAUSES_S[0 if rounds == 1 else 1])
+                rounds += 1
                 failed: list[Unit] = []
                 for row in execute(pending, attempts):
                     key = row["unit"]
@@ -72,6 +79,12 @@ class UnitFlow:
                 pending = [unit for unit in failed if self._tries[unit.key] < self._limit]
                 for unit in failed:
                     self._say_failed(unit, again=self._tries[unit.key] < self._limit)
+
+    def _pause(self, units: int, seconds: float) -> None:
+        """Wait: what fails several units in a row, a store that is away, often passes."""
+        many = "1 unit" if units == 1 else f"{units} units"
+        self._reporter.say(f"{many} failed; trying again in {seconds:g} s")
+        time.sleep(seconds)
 
     def check(self) -> None:
         """Raise ValueError naming the units that failed for good."""
@@ -100,9 +113,10 @@ class UnitFlow:
             stage=failure.stage,
             reason=failure.reason,
             attempts=self._tries[unit.key],
+            added_attempts=failure.attempts,
         )
         if again:
-            self._reporter.say(f"trying {_place(unit)} again ({failure.stage}: {failure.reason})")
+            self._reporter.say(f"{_place(unit)} failed ({failure.stage}: {failure.reason})")
 
 
 def _place(unit: Unit) -> str:

@@ -35,6 +35,11 @@ def writing(
         read = ReadUnit(request.corpus, request.plan.dimension, duplicates, attempts)
         write = WriteShard(request.root, request.fingerprint, request.dtype, metadata, attempts)
         rows = [{ENVELOPE: unit.to_json()} for unit in units]
+        made_by = {
+            f"{name}_fingerprint": model["fingerprint"]
+            for name, model in (("encoder", request.encoder), ("aligner", request.aligner))
+            if model is not None and name in request.embed
+        }
         task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
         # batch_size=None with no target block size: one unit, one block, one batch, to the end.
         # The public map_batches refuses None beside a GPU (any number would bundle or split
@@ -48,6 +53,7 @@ def writing(
                 EmbedActor,
                 fn_constructor_kwargs={
                     **request.embed,
+                    **made_by,
                     "threads": pool.threads,
                     "attempts": attempts,
                 },

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.encoders.image_tower import ImageEncoding
+    from pipeline.encoders.loading import quick_identity
     from pipeline.encoders.open_clip_encoder import OpenClipEncoder
     from pipeline.encoders.text_tower import TextEncoding
 
-__all__ = ["ImageEncoding", "OpenClipEncoder", "TextEncoding"]
+__all__ = ["ImageEncoding", "OpenClipEncoder", "TextEncoding", "quick_identity"]
 
 _MODULES = {
     "ImageEncoding": "image_tower",
     "OpenClipEncoder": "open_clip_encoder",
     "TextEncoding": "text_tower",
+    "quick_identity": "loading",
 }
 
 

@@ -95,6 +95,19 @@ def find_source(model: str, pretrained: str | None) -> ModelSource:
     return _architecture_source(model, pretrained)
 
 
+def quick_identity(model: str, pretrained: str | None) -> list[object]:
+    """Return what tells, without loading anything, that an encoder is the same as before.
+
+    Of files the sizes and times; of a tag its name, whose weights are fixed.
+    """
+    folder = DEMO_FOLDER if model == DEMO else Path(model.removeprefix(LOCAL_DIR)).expanduser()
+    named = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)] if folder.is_dir() else []
+    if pretrained is not None and Path(pretrained).is_file():
+        named.append(Path(pretrained))
+    states = [_file_state(path) for path in named if path.is_file()]
+    return [model, pretrained, states, torch.__version__, open_clip.__version__]
+
+
 def load(source: ModelSource) -> LoadedModel:
     """Return the model that `source` describes, on the CPU.
 

@@ -52,9 +52,13 @@ class JsonLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; what it was raised with goes along as text."""
-        fields = {"logger": record.name, "message": record.getMessage()}
+        # Here, not above: storage takes its time to import, and light commands don't need it.
+        from pipeline.storage.locations import redact_url
+
+        fields = {"logger": record.name, "message": redact_url(record.getMessage())}
         if record.exc_info and record.exc_info[0] is not None:
-            fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+            trace = logging.Formatter().formatException(record.exc_info)
+            fields["traceback"] = redact_url(trace)
         self._lines.write("log", fields, record.levelname.lower())
 
 

@@ -19,6 +19,7 @@ from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, em
 from pipeline.stages.envelope import Attempts, DeviceLostError, Envelope, Uncounted, UnitStage
 from pipeline.stages.poison import Mask, encode_without_poison, poison_limit
 from pipeline.storage.columns import Rejects, unit_rows
+from pipeline.storage.locations import redact_url
 from pipeline.storage.shards import embeddings_of
 
 if TYPE_CHECKING:
@@ -62,12 +63,19 @@ class Embed(UnitStage):
         modality: Literal["text", "image"],
         encoder: EncoderOptions | None = None,
         aligner: str | None = None,
+        encoder_fingerprint: str | None = None,
+        aligner_fingerprint: str | None = None,
         embeddings_dtype: str = "float16",
         reject_truncated: bool = False,
         threads: int | None = None,
         attempts: Attempts | None = None,
     ) -> None:
-        """Load the encoder and the aligner (an artifact's URL); raises ValueError when it can't."""
+        """Load the encoder and the aligner (an artifact's URL).
+
+        Raises:
+            ValueError: when they cannot be loaded, or are not those of the fingerprints given: a
+                process that starts late in a run must not go on with others.
+        """
         assert encoder or aligner, "nothing to do"
         if threads is not None:
             torch.set_num_threads(threads)
@@ -79,6 +87,14 @@ class Embed(UnitStage):
         default = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = self._encoder.device if self._encoder else torch.device(default)
         self._aligner = load_aligner(aligner).to(self._device) if aligner else None
+        if self._encoder is not None and encoder_fingerprint is not None:
+            assert encoder is not None
+            found = self._encoder.description["fingerprint"]
+            _check_unchanged(f"encoder {encoder.model}", found, encoder_fingerprint)
+        if self._aligner is not None and aligner_fingerprint is not None:
+            assert aligner is not None
+            what = f"aligner at {redact_url(aligner)}"
+            _check_unchanged(what, self._aligner.fingerprint, aligner_fingerprint)
         self._known_good: list[Any] = []
 
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
@@ -171,6 +187,11 @@ class Embed(UnitStage):
         except Exception:
             return False
         return True
+
+
+def _check_unchanged(what: str, found: str | None, expected: str) -> None:
+    if found != expected:
+        raise ValueError(f"the {what} was changed during the run; start it again")
 
 
 def as_stored(embeddings: Embeddings, dtype: str) -> Embeddings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,7 +173,9 @@ class UnitStage(ABC):
         except DeviceLostError:
             raise  # no end: this attempt is about to cost its process
         except Exception as error:
-            logger.warning("unit %s failed in %s", key, self.stage, exc_info=True)
+            # Not exc_info: errors of a store hold signed URLs.
+            trace = redact_url("".join(traceback.format_exception(error)))
+            logger.warning("unit %s failed in %s\n%s", key, self.stage, trace)
             unwritable = isinstance(error, UnwritableError)
             envelope.failure = Failure(self.stage, reason_of(error), unwritable=unwritable)
             result = self.failed(envelope)

@@ -13,9 +13,9 @@ import pyarrow as pa
 from pipeline.storage import locations
 from pipeline.storage.columns import RawRows, Rejects
 from pipeline.storage.corpus import IDS_ENDINGS, Corpus, Unit
-from pipeline.storage.line_files import cut_lines, split_lines
+from pipeline.storage.line_files import LinesDigest, cut_lines, split_lines
 from pipeline.storage.locations import redact_url
-from pipeline.storage.slices import FileFacts, Slice, combined, file_digest
+from pipeline.storage.slices import FileFacts, Slice, changed, combined, file_digest, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +124,28 @@ def ids_file(corpus: Corpus, url: str) -> str | None:
     return next((sibling for sibling in siblings if locations.exists(sibling)), None)
 
 
+def _digest_now(unit: Unit) -> str:
+    """Return the digest that planning would give a slice now."""
+    ids = ""
+    if unit.ids_path is not None and unit.ids_path.endswith(".npy"):
+        ids = file_digest(unit.ids_path)
+    elif unit.ids_path is not None:
+        lines = LinesDigest()
+        lines.update(locations.read_bytes(unit.ids_path, unit.byte_start, unit.byte_stop))
+        ids = lines.close(unit.rows)
+    return combined(file_digest(unit.path), unit.start, unit.stop, ids)
+
+
 def read_npy(unit: Unit) -> RawRows:
     """Return the rows of a slice of a .npy and of its ids; raises ValueError if it changed."""
+    with unchanged(unit, _digest_now):
+        return _read(unit)
+
+
+def _read(unit: Unit) -> RawRows:
     header = NpyHeader.read(unit.path)
     if len(header.shape) != 2 or header.shape[0] < unit.stop:
-        raise ValueError(f"{redact_url(unit.path)} was changed during the run; start it again")
+        raise changed(unit.path)
     values = _rows_of(unit.path, header, unit.start, unit.stop).reshape(unit.rows, -1)
     ids = None
     if unit.ids_path is not None and unit.ids_path.endswith(".npy"):
@@ -142,9 +159,7 @@ def read_npy(unit: Unit) -> RawRows:
         lines = split_lines(locations.read_bytes(unit.ids_path, unit.byte_start, unit.byte_stop))
         ids = pa.array(lines, pa.binary())
     if ids is not None and len(ids) != unit.rows:
-        raise ValueError(
-            f"{redact_url(unit.ids_path or '')} was changed during the run; start it again"
-        )
+        raise changed(unit.ids_path or "")
     return RawRows(
         rejects=Rejects(unit.rows),
         content=lambda row: json.dumps(values[row].tolist()).encode(),

@@ -16,6 +16,15 @@ from pipeline.storage.locations import redact_url
 if TYPE_CHECKING:
     import torch
 
+
+class MissingArtifactError(ValueError):
+    """There is no artifact: the folder has no config.json."""
+
+
+class DamagedArtifactError(ValueError):
+    """An artifact is not whole, cannot be parsed, or was changed after it was written."""
+
+
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 FINGERPRINT = "fingerprint"
@@ -57,7 +66,9 @@ def read_artifact(url: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return an artifact's config (as it was given) and tensors, after checking its digests.
 
     Raises:
-        ValueError: if it is missing, incomplete, damaged, or changed after it was written.
+        MissingArtifactError: if there is none.
+        DamagedArtifactError: if it is incomplete, damaged, or changed after it was written.
+        StoreError: if the store fails.
     """
     import safetensors
     import safetensors.torch
@@ -65,17 +76,19 @@ def read_artifact(url: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     whole = _read_config(url)
     data = _read_file(url, TENSORS)
     if hashlib.sha256(data).hexdigest() != whole[_TENSORS_DIGEST]:
-        raise ValueError(f"{TENSORS} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}")
+        raise DamagedArtifactError(
+            f"{TENSORS} in {redact_url(url)} does not fit its {CONFIG}: {_AGAIN}"
+        )
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
         if _named(data) != len(tensors):
             raise ValueError("a name stands twice in its header")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{TENSORS} in {redact_url(url)} is damaged: {line}") from error
+        raise DamagedArtifactError(f"{TENSORS} in {redact_url(url)} is damaged: {line}") from error
     config = {key: value for key, value in whole.items() if key not in _OWN_KEYS}
     if artifact_fingerprint(config, tensors) != whole[FINGERPRINT]:
-        raise ValueError(f"{CONFIG} in {redact_url(url)} was changed by hand: {_AGAIN}")
+        raise DamagedArtifactError(f"{CONFIG} in {redact_url(url)} was changed by hand: {_AGAIN}")
     return config, tensors
 
 
@@ -108,13 +121,13 @@ def _read_config(url: str) -> dict[str, Any]:
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{CONFIG} in {redact_url(url)} is damaged: {error}") from error
+        raise DamagedArtifactError(f"{CONFIG} in {redact_url(url)} is damaged: {error}") from error
     if (
         not isinstance(whole, dict)
         or not isinstance(whole.get(FINGERPRINT), str)
         or not isinstance(whole.get(_TENSORS_DIGEST), str)
     ):
-        raise ValueError(f"{CONFIG} in {redact_url(url)} is not an artifact's: {_AGAIN}")
+        raise DamagedArtifactError(f"{CONFIG} in {redact_url(url)} is not an artifact's: {_AGAIN}")
     return whole
 
 
@@ -130,4 +143,5 @@ def _read_file(url: str, name: str) -> bytes:
         # Not `join_inside`: the names are ours, and a downloaded model is a folder of links.
         return locations.read_bytes(locations.join(url, name))
     except FileNotFoundError as error:
-        raise ValueError(f"{redact_url(url)} is not a whole artifact: {name} is missing") from error
+        kind = MissingArtifactError if name == CONFIG else DamagedArtifactError
+        raise kind(f"{redact_url(url)} is not a whole artifact: {name} is missing") from error

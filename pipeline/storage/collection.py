@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.storage import locations
+from pipeline.storage.card import write_card
 from pipeline.storage.id_hashes import IDS
 from pipeline.storage.lease import Lease
-from pipeline.storage.locations import FileEntry, redact_url
+from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import (
     VERSIONS,
     Manifest,
@@ -18,7 +19,6 @@ from pipeline.storage.manifest import (
     open_manifest,
     read_pointer,
     versions,
-    write_card,
 )
 from pipeline.storage.shards import DATA, QUARANTINE, RECEIPTS
 
@@ -112,7 +112,7 @@ def collect(
 
 @dataclass(frozen=True)
 class _Needed:
-    """The files and units that kept versions name."""
+    """The files and planned units that kept versions name."""
 
     files: frozenset[str]
     units: frozenset[str]
@@ -125,7 +125,7 @@ class _Needed:
             for receipt in manifest.receipts:
                 name = receipt.path.rsplit("/", 1)[-1].removesuffix(".parquet")
                 files |= {*receipt.files, f"{RECEIPTS}/{name}.json"}
-                units.add(receipt.unit)
+                units.add(receipt.planned_unit)
         return cls(frozenset(files), frozenset(units))
 
     def covers(self, name: str) -> bool:
@@ -141,6 +141,8 @@ def _kept_manifest(root: str, name: str, current: str) -> Manifest:
         return open_manifest(root)
     try:
         return load_version(root, name)[0]
+    except StoreError:
+        raise
     except ValueError as error:
         raise ValueError(
             f"version {name} of {redact_url(root)} would be kept, but what it needs cannot be told "

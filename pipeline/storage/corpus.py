@@ -105,7 +105,9 @@ class Unit:
     slice's content; `key` adds the columns read. `dimension` is the plan's embedding width.
     `passed_through` is a base64 Arrow schema of those columns, so that every shard of a run gets
     the same types. `source_path` and its rows are set where the file is a shard of ours: what it
-    was made from.
+    was made from. `identity` is what the file (and its ids file) was known by when it was planned,
+    None where nothing tells. `planned_key` is the key that the plan gave, where a later one stands
+    in `key`; "" where they are the same.
     """
 
     key: str
@@ -124,6 +126,8 @@ class Unit:
     source_path: str = ""
     source_start: int = 0
     source_stop: int = 0
+    identity: str | None = None
+    planned_key: str = ""
 
     @property
     def passed_through_schema(self) -> pa.Schema:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.storage import locations
 from pipeline.storage.lease import Lease
-from pipeline.storage.locations import redact_url
+from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.manifest import (
     Manifest,
     content_digest,
@@ -92,6 +92,8 @@ def describe(root: str, progress: Callable[[int, int], None] | None = None) -> l
     names = versions(root)
     try:
         current = read_pointer(root).version
+    except StoreError:
+        raise
     except ValueError:
         if not names:
             raise
@@ -100,6 +102,8 @@ def describe(root: str, progress: Callable[[int, int], None] | None = None) -> l
     def summary(name: str) -> VersionSummary:
         try:
             manifest, _ = load_version(root, name)
+        except StoreError:
+            raise
         except ValueError as error:
             return VersionSummary(version=name, current=name == current, problem=str(error))
         return summarised(manifest, name == current)
@@ -192,7 +196,7 @@ def rollback(root: str, version: str, run_id: str) -> Manifest:
                 f"version {version} of {redact_url(root)} is not whole: missing or of another "
                 f"size are {locations.listed(missing, 5)}; choose another one"
             )
-        publish(root, manifest, sha256, before=lease.check)
+        publish(root, manifest, sha256, lease.check)
     return manifest
 
 

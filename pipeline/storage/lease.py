@@ -178,7 +178,10 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the lease back and stop renewing it; a store that fails is left to its expiry."""
+        """Give the lease back and stop renewing it; a store that fails is left to its expiry.
+
+        Its file is marked, so that the numbers go on, or deleted where the disk is full.
+        """
         if self._stop.is_set():
             return
         self._stop.set()
@@ -188,7 +191,10 @@ class Lease:
             self._look()
             if not self._lost:
                 record = replace(self._record, released=True, renewed=_text(datetime.now(UTC)))
-                locations.write_bytes(self._url, record.to_json())
+                try:
+                    locations.write_bytes(self._url, record.to_json())
+                except locations.UnwritableError:
+                    locations.remove(self._url)
         except (OSError, ValueError) as error:
             _log.warning("the lease stays until it expires: %s", error)
 

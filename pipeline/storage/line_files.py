@@ -18,6 +18,7 @@ from pipeline.storage.slices import (
     CHUNK_BYTES,
     FileFacts,
     Slice,
+    changed,
     combined,
     not_a_list_of_floats,
     require_columns,
@@ -237,7 +238,7 @@ def _read_lines(unit: Unit) -> list[bytes]:
     digest = LinesDigest()
     digest.update(data)
     if len(lines) != unit.rows or digest.close(len(lines)) != unit.digest:
-        raise ValueError(f"{redact_url(unit.path)} was changed during the run; start it again")
+        raise changed(unit.path)
     return lines
 
 

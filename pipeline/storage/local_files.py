@@ -82,6 +82,11 @@ def status_identity(status: os.stat_result) -> str:
     return "-".join(f"{number:x}" for number in numbers)
 
 
+def shared_identity(status: os.stat_result) -> str:
+    """Return the part of `status_identity` that is the same on every machine."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
 def first_link(root: Path, relative: str) -> Path | None:
     """Return the first component of `root/relative` below `root` that is a symbolic link."""
     path = root

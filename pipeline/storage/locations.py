@@ -6,6 +6,9 @@ here, and nowhere else. Deleting a file twice and writing the same bytes twice a
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage import local_files, object_stores
-from pipeline.storage.errors import UnwritableError, reading, writing
+from pipeline.storage.errors import StoreError, UnwritableError, reading, writing
 from pipeline.storage.object_stores import RangeFile, entry_identity, is_s3
+from pipeline.storage.open_files import CheckedFile
 from pipeline.storage.places import (
     absolute,
     is_hidden,
@@ -32,6 +36,7 @@ from pipeline.storage.retrying import TruncatedError, error_code, retried
 
 __all__ = [
     "FileEntry",
+    "StoreError",
     "UnwritableError",
     "abort_uploads",
     "absolute",
@@ -61,13 +66,16 @@ class FileEntry:
     """One file: full URL, name relative to the listed folder, bytes, and what changes with it.
 
     `identity` is the entity tag of an object, or inode, times and size of a local file; None where
-    the store tells nothing. Equal identities of one URL mean the same content.
+    the store tells nothing. Equal identities of one URL mean the same content. `shared_identity`
+    is what every machine that sees the file finds: without inode and time of change, which a
+    network filesystem may show otherwise to each.
     """
 
     url: str
     name: str
     size: int
     identity: str | None = None
+    shared_identity: str | None = None
 
 
 def exists(url: str) -> bool:
@@ -77,6 +85,8 @@ def exists(url: str) -> bool:
         ValueError: if the store does not answer.
     """
     filesystem, path = resolve(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return _local_status(url, path) is not None
     with reading(url):
         return bool(retried(partial(filesystem.exists, path)))
 
@@ -88,6 +98,9 @@ def is_folder(url: str) -> bool:
         ValueError: if the store does not answer.
     """
     filesystem, path = resolve(url)
+    if isinstance(filesystem, LocalFileSystem):
+        status = _local_status(url, path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
     with reading(url):
         return bool(retried(partial(filesystem.isdir, path)))
 
@@ -102,7 +115,8 @@ def open_for_reading(url: str) -> Any:
     filesystem, path = resolve(url)
     with reading(url):
         if not getattr(filesystem, "async_impl", False):
-            return retried(partial(filesystem.open, path, "rb"))
+            file = CheckedFile(retried(partial(filesystem.open, path, "rb")), url)
+            return io.BufferedReader(file)
         entry = retried(partial(filesystem.info, path))
         if entry.get("type") == "directory":
             raise FileNotFoundError(path)
@@ -293,6 +307,7 @@ def list_files(url: str) -> list[FileEntry]:
                 name=name[len(path.rstrip("/")) + 1 :],
                 size=status.st_size,
                 identity=local_files.status_identity(status),
+                shared_identity=local_files.shared_identity(status),
             )
             for name, status in found
         ]
@@ -355,14 +370,29 @@ def _listed(
         return {}
 
 
+def _local_status(url: str, path: str) -> os.stat_result | None:
+    """Return the status of a local file or folder, None only if there is none."""
+    try:
+        with reading(url):
+            return retried(partial(os.stat, path))
+    except FileNotFoundError:
+        return None
+
+
 def _local_entry(url: str, path: str) -> FileEntry:
-    if Path(path).is_dir():
-        raise FileNotFoundError(path)
     status = Path(path).stat()
-    identity = local_files.status_identity(status)
-    return FileEntry(url=url, name=Path(path).name, size=status.st_size, identity=identity)
+    if stat.S_ISDIR(status.st_mode):
+        raise FileNotFoundError(path)
+    return FileEntry(
+        url=url,
+        name=Path(path).name,
+        size=status.st_size,
+        identity=local_files.status_identity(status),
+        shared_identity=local_files.shared_identity(status),
+    )
 
 
 def _object_entry(url: str, name: str, entry: dict[str, Any]) -> FileEntry:
     size = int(entry.get("size") or 0)
-    return FileEntry(url=url, name=name, size=size, identity=entry_identity(entry))
+    identity = entry_identity(entry)
+    return FileEntry(url=url, name=name, size=size, identity=identity, shared_identity=identity)

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from pipeline.schema import SCHEMA_VERSION, RejectReason
 from pipeline.storage import locations
+from pipeline.storage.card import write_card
 from pipeline.storage.corpus import Unit
-from pipeline.storage.locations import redact_url
+from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.receipts import (
     JsonText,
     Kinds,
@@ -34,7 +35,6 @@ Kind = Literal["text-embeddings", "image-embeddings", "substitutes"]
 
 POINTER = "current.json"
 VERSIONS = "versions"
-CARD = "README.md"
 UNIT_ROWS = "unit_rows"
 """In a manifest's aligner: false where its method gives rows that are not of unit norm."""
 _VERSION = re.compile(r"[0-9]{6,18}-[0-9a-f]{8}")
@@ -98,6 +98,12 @@ class Manifest:
         """Whether embeddings are of unit norm: all are, but for methods that say otherwise."""
         return self.aligner is None or self.aligner.get(UNIT_ROWS) is not False
 
+    @property
+    def ids_checked(self) -> bool:
+        """Whether units were looked at for ids that they share: all are, unless told not to be."""
+        rejects = self.config.get("rejects")
+        return not isinstance(rejects, Mapping) or rejects.get("check_ids") is not False
+
     def to_json(self) -> str:
         """Return the manifest as indented JSON, keys sorted."""
         return json.dumps(
@@ -153,10 +159,11 @@ def commit(
     """Publish a new version of the dataset in `root` and return its manifest.
 
     Where nothing differs from the current version (shards, source, encoder, aligner, duplicates,
-    skipped files), the current one stays and is returned. URLs lose their credentials on the way.
-    One writer at a time, the caller sees to it: the version's number is the highest there plus one.
-    `before_publish` is called right before the pointer is written; what it raises leaves the
-    current version current.
+    skipped files, ids checked now), the current one stays and is returned. URLs lose their
+    credentials on the way. One writer at a time, the caller sees to it: the version's number is the
+    highest there plus one, and a manifest that is there is never written over. `before_publish` is
+    called right before manifest, card and pointer are written; what it raises leaves the current
+    version current.
 
     Raises:
         ValueError: if the folder cannot be written, or its current manifest is damaged.
@@ -195,32 +202,38 @@ def commit(
         drift=None if drift is None else redacted(dict(drift)),
     )
     digest = content_digest(draft)
-    if current is not None and content_digest(current) == digest:
+    same = current is not None and content_digest(current) == digest
+    if current is not None and same and (current.ids_checked or not draft.ids_checked):
         return current
-    manifest = dataclasses.replace(draft, version=f"{_next_number(root):06d}-{digest[:8]}")
-    data = manifest.to_json().encode()
-    locations.write_bytes(locations.join_inside(root, f"{VERSIONS}/{manifest.version}.json"), data)
-    publish(root, manifest, hashlib.sha256(data).hexdigest(), before_publish)
+    check = before_publish or _nothing
+    number = _next_number(root)
+    while True:
+        manifest = dataclasses.replace(draft, version=f"{number:06d}-{digest[:8]}")
+        data = manifest.to_json().encode()
+        check()
+        where = locations.join_inside(root, f"{VERSIONS}/{manifest.version}.json")
+        if locations.create_exclusively(where, data):
+            break
+        number += 1  # another's, who was taken for dead
+    publish(root, manifest, hashlib.sha256(data).hexdigest(), check)
     return manifest
 
 
-def publish(
-    root: str, manifest: Manifest, sha256: str, before: Callable[[], None] | None = None
-) -> None:
+def publish(root: str, manifest: Manifest, sha256: str, check: Callable[[], None]) -> None:
     """Make a version that is there, with its manifest file's sha256, the current one.
 
-    The card goes first: after a crash between the two it names shards that are there.
+    The card goes first: after a crash between the two it names shards that are there. `check` is
+    called before each, since either may take minutes on a store that fails.
     """
-    if before is not None:
-        before()
+    check()
     write_card(root, manifest)
     pointer = {"version": manifest.version, "sha256": sha256}
+    check()
     locations.write_bytes(locations.join(root, POINTER), json.dumps(pointer).encode())
 
 
-def write_card(root: str, manifest: Manifest) -> None:
-    """Write the README.md that shows a version to people and to `datasets.load_dataset`."""
-    locations.write_bytes(locations.join(root, CARD), _card(manifest).encode())
+def _nothing() -> None:
+    """What is checked where nobody else can write."""
 
 
 def read_pointer(root: str) -> Pointer:
@@ -237,6 +250,8 @@ def read_pointer(root: str) -> Pointer:
         raise ValueError(
             f"there is no dataset in {redact_url(root)}: {POINTER} is missing (no run has finished)"
         ) from error
+    except StoreError:
+        raise
     except ValueError as error:
         raise ValueError(
             f"{redact_url(where)} is damaged: {error}; `anisoalign versions list` names the "
@@ -261,6 +276,8 @@ def load_version(root: str, version: str) -> tuple[Manifest, str]:
             raise ValueError(f"it says that it is version {manifest.version!r}")
     except FileNotFoundError as error:
         raise ValueError(f"{redact_url(root)} has no version {version}") from error
+    except StoreError:
+        raise
     except ValueError as error:
         raise ValueError(f"{redact_url(where)} is damaged: {error}") from error
     return manifest, hashlib.sha256(data).hexdigest()
@@ -364,20 +381,3 @@ def _check_changes(changes: Mapping[str, object]) -> None:
         isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists
     ):
         raise ValueError("not a manifest: changes are not lists of units added, removed and kept")
-
-
-def _card(manifest: Manifest) -> str:
-    made = manifest.encoder.get("model", "unknown")
-    # Named one by one: data/ may hold shards of other versions too.
-    files = "".join(f"  - {receipt.path}\n" for receipt in manifest.receipts)
-    return (
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
-        f"# {manifest.kind}\n\n"
-        f"Version {manifest.version}, {manifest.rows} rows in {manifest.units} shards, "
-        f"{manifest.dimension}-dimensional {manifest.dtype} embeddings "
-        f"{'of unit norm' if manifest.unit_rows else 'not normalised'} "
-        f"(encoder: {made}), written by anisoalign on {manifest.created}.\n\n"
-        "`current.json` names the current version; `versions/` lists the shards of each; "
-        "`data/` may hold shards of other versions too. "
-        "Rows that could not be used are in `quarantine/` with the reason.\n"
-    )

@@ -17,10 +17,12 @@ from pipeline.storage.locations import redact_url
 from pipeline.storage.slices import (
     FileFacts,
     Slice,
+    changed,
     combined,
     file_digest,
     not_a_list_of_floats,
     require_columns,
+    unchanged,
 )
 
 _BATCH_ROWS = 8192
@@ -52,7 +54,7 @@ def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool)
     if not sum(groups):
         raise ValueError(f"{redact_url(url)} has no row")
     slices = [
-        Slice(start=start, stop=stop, digest=combined(digest, start, stop))
+        Slice(start=start, stop=stop, digest=_slice_digest(digest, start, stop))
         for start, stop in row_ranges(groups, rows_per_shard)
     ]
     return FileFacts(slices=tuple(slices), **facts)
@@ -73,6 +75,14 @@ def row_ranges(groups: list[int], rows_per_shard: int) -> list[tuple[int, int]]:
     if stop > start:
         ranges.append((start, stop))
     return ranges
+
+
+def _slice_digest(file_digest: str, start: int, stop: int) -> str:
+    return combined(file_digest, start, stop)
+
+
+def _digest_now(unit: Unit) -> str:
+    return _slice_digest(file_digest(unit.path), unit.start, unit.stop)
 
 
 def _parquet_facts(
@@ -159,14 +169,14 @@ def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
         ValueError: if the file is damaged, or changed since it was planned.
     """
     try:
-        with locations.open_for_reading(unit.path) as file:
+        with unchanged(unit, _digest_now), locations.open_for_reading(unit.path) as file:
             parquet = pq.ParquetFile(file)
             table = _read_rows(parquet, unit, _columns(corpus, unit, parquet, embeddings))
     except (pa.ArrowException, OSError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ValueError(f"cannot read {redact_url(unit.path)}: {line}") from error
     if table.num_rows != unit.rows:
-        raise ValueError(f"{redact_url(unit.path)} was changed during the run; start it again")
+        raise changed(unit.path)
     there = set(table.column_names)
     text = image = vectors = None
     if corpus.text_column in there and (embeddings or corpus.modality == "text"):

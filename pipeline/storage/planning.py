@@ -12,15 +12,15 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.storage import locations
-from pipeline.storage.array_files import cut_npy
+from pipeline.storage.array_files import cut_npy, ids_file
 from pipeline.storage.corpus import Corpus, Format, Unit, carries_embeddings, corpus_files
 from pipeline.storage.file_facts import FactsCache, schema_text
 from pipeline.storage.line_files import cut_jsonl, cut_text
-from pipeline.storage.locations import FileEntry, redact_url
+from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.parquet_files import cut_parquet
 from pipeline.storage.receipts import Receipt
-from pipeline.storage.slices import FileFacts, Slice, combined
+from pipeline.storage.slices import FileFacts, Slice, combined, identity_of
 
 _WORKERS = 8
 _CHECKS = 2
@@ -67,6 +67,7 @@ def plan(
     change since are not read again.
 
     Raises:
+        StoreError: if a store fails, whatever `on_unreadable_file` is.
         ValueError: if there is nothing to read, columns are missing or of the wrong type, or a
             file is empty or damaged and `on_unreadable_file` is "fail".
     """
@@ -83,15 +84,15 @@ def plan(
         files, skipped = _cut_files(
             corpus, found, entries, rows_per_shard, on_unreadable_file == "skip", progress, cache
         )
-    has_ids = any(facts.has_ids for _, facts in files)
-    dimension = next((facts.dimension for _, facts in files if facts.dimension), None)
+    has_ids = any(facts.has_ids for _, facts, _ in files)
+    dimension = next((facts.dimension for _, facts, _ in files if facts.dimension), None)
     _check_agreement(corpus, found, files, dimension)
     passed = _passed_through(files)
     units: dict[str, Unit] = {}
     duplicates: list[Unit] = []
-    for url, facts in files:
+    for url, facts, identity in files:
         for one in facts.slices:
-            unit = _unit(corpus, found, url, facts, one, has_ids, dimension, passed)
+            unit = _unit(corpus, found, url, facts, one, has_ids, dimension, passed, identity)
             if unit.key in units:
                 duplicates.append(unit)
             else:
@@ -109,7 +110,8 @@ def plan(
     )
 
 
-Files = Sequence[tuple[str, FileFacts]]
+Files = Sequence[tuple[str, FileFacts, str | None]]
+"""URLs, what is known of them, and what they were known by before that was looked at."""
 
 
 def _check_fit(corpus: Corpus, found: Format) -> None:
@@ -146,23 +148,29 @@ def _cut_files(
         embeddings = carries_embeddings(corpus, found)
         return cut_parquet(corpus, entry.url, rows_per_shard, embeddings)
 
-    def facts_of(entry: FileEntry) -> FileFacts | ValueError:
+    def identity(entry: FileEntry) -> str | None:
+        listed = entry if entry.size >= 0 else locations.file_entry(entry.url)
+        return identity_of(listed, ids_file(corpus, entry.url) if found == "npy" else None)
+
+    def facts_of(entry: FileEntry) -> tuple[str, FileFacts, str | None] | ValueError:
         try:
-            return cut(entry) if remembered is None else remembered.facts(entry, cut)
+            before = identity(entry)
+            facts = cut(entry) if remembered is None else remembered.facts(entry, cut)
         except ValueError as error:
             return error
-        except OSError as error:
-            return ValueError(f"cannot read {redact_url(entry.url)}: {error}")
+        except FileNotFoundError as error:
+            return ValueError(str(error))
+        return entry.url, facts, before
 
-    files: list[tuple[str, FileFacts]] = []
+    files: list[tuple[str, FileFacts, str | None]] = []
     skipped: list[SkippedFile] = []
     try:
         with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
             results = pool.map(facts_of, entries)
             for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
-                if isinstance(result, FileFacts):
-                    files.append((entry.url, result))
-                elif skip:
+                if not isinstance(result, ValueError):
+                    files.append(result)
+                elif skip and not isinstance(result, StoreError):
                     skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
                 else:
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -201,6 +209,7 @@ def _dataset_files(corpus: Corpus) -> Files:
                 dimension=manifest.dimension,
                 passed_through=passed,
             ),
+            None,  # a shard is named by its content
         )
         for receipt in receipts
     ]
@@ -222,8 +231,8 @@ def _check_agreement(corpus: Corpus, found: Format, files: Files, dimension: int
     """Raise ValueError if files disagree on what only a file as a whole can have."""
     if carries_embeddings(corpus, found) and dimension is None:
         raise ValueError(f"{corpus.shown} has no embedding in its first rows")
-    first_url, first = files[0]
-    for url, facts in files[1:]:
+    first_url, first, _ = files[0]
+    for url, facts, _ in files[1:]:
         if found == "npy" and facts.dimension != first.dimension:
             raise ValueError(
                 f"{redact_url(url)} has {facts.dimension}-dimensional embeddings, "
@@ -254,6 +263,7 @@ def _unit(
     has_ids: bool,
     dimension: int | None,
     passed: str,
+    identity: str | None,
 ) -> Unit:
     unit = Unit(
         key="",
@@ -272,6 +282,7 @@ def _unit(
         source_path=one.source_path,
         source_start=one.source_start,
         source_stop=one.source_stop,
+        identity=identity,
     )
     return dataclasses.replace(unit, key=_key(corpus, unit))
 

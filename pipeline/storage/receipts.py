@@ -35,6 +35,8 @@ _KINDS: Kinds = {
     "truncated": (int,),
     "source": (dict,),
 }
+_OPTIONAL: Kinds = {"planned": (str,)}
+"""Fields that receipts of earlier releases don't have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class Receipt:
 
     `unit` and `fingerprint` name the shard; paths are relative to the dataset folder; `bytes` and
     `sha256` are of the file; `seconds` is by stage; `truncated` counts captions that the encoder
-    cut at its context length; `source` is the slice's path (redacted), start and stop row.
+    cut at its context length; `source` is the slice's path (redacted), start and stop row;
+    `planned` the key that the plan gave the unit, "" where that is `unit`.
     """
 
     unit: str
@@ -60,6 +63,12 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict)
     truncated: int = 0
     source: dict[str, Any] = field(default_factory=dict)
+    planned: str = ""
+
+    @property
+    def planned_unit(self) -> str:
+        """The key that the plan gave the unit, whatever rows it lost to others since."""
+        return self.planned or self.unit
 
     @property
     def files(self) -> dict[str, int]:
@@ -91,7 +100,7 @@ class Receipt:
         Raises:
             ValueError: if it is not one, or says what no receipt of ours can.
         """
-        receipt = cls(**checked(value, _KINDS, "receipt"))
+        receipt = cls(**checked(value, _KINDS, "receipt", _OPTIONAL))
         check_counts(receipt.quarantined, "receipt")
         for name, most in (
             ("rows", _MOST_ROWS),

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 _Result = TypeVar("_Result")
 
-TRIES = 8
+TRIES = 14
 DEADLINE_S = 120.0
 _FIRST_WAIT_S = 0.1
 _GROWTH = 2.5
-_LONGEST_WAIT_S = 30.0
+_LONGEST_WAIT_S = 16.0
+"""Together the waits fill the deadline, whatever is drawn; none is long beside a lease's span."""
 
 _STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _CODES = frozenset(
@@ -79,8 +80,8 @@ class TruncatedError(OSError):
 def retried(operation: Callable[[], _Result]) -> _Result:
     """Return what `operation` returns, trying it again while it fails for a reason that passes.
 
-    At most 8 times and for two minutes, with growing waits; its last error is raised. The
-    operation must be one that may be done twice.
+    At most 14 times and for two minutes, with growing waits that fill them; its last error is
+    raised. The operation must be one that may be done twice.
     """
     deadline = time.monotonic() + DEADLINE_S
     waits = _waits()
@@ -88,10 +89,10 @@ def retried(operation: Callable[[], _Result]) -> _Result:
         try:
             return operation()
         except Exception as error:
-            wait = next(waits, None)
-            if wait is None or time.monotonic() + wait > deadline or not is_transient(error):
+            wait, left = next(waits, None), deadline - time.monotonic()
+            if wait is None or left <= 0 or not is_transient(error):
                 raise
-        time.sleep(wait)
+        time.sleep(min(wait, left))
 
 
 def is_transient(error: BaseException) -> bool:
@@ -145,4 +146,4 @@ def _waits() -> Iterator[float]:
     draw = random.Random(f"{os.getpid()} {threading.get_ident()} {time.monotonic_ns()}")
     for attempt in range(TRIES - 1):
         wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * _GROWTH**attempt)
-        yield wait * draw.uniform(0.5, 1.0)
+        yield wait * draw.uniform(0.8, 1.0)

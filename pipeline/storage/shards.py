@@ -28,7 +28,7 @@ from pipeline.schema import (
 from pipeline.storage import locations
 from pipeline.storage.columns import CONTENT_BYTES
 from pipeline.storage.corpus import Unit
-from pipeline.storage.locations import redact_url
+from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.receipts import Receipt, source_of
 
 DATA = "data"
@@ -97,6 +97,7 @@ def write_unit(
         seconds={stage: round(float(spent), 3) for stage, spent in seconds.items()},
         truncated=truncated,
         source=source_of(unit),
+        planned=unit.planned_key,
     )
     where = locations.join_inside(root, f"{RECEIPTS}/{name}.json")
     locations.write_bytes(where, receipt.to_json().encode())
@@ -145,6 +146,9 @@ def finished(
     unit, and the files it names have the sizes it names. The folders are listed once; of `known`
     (receipts of the current manifest) no file is read. `fingerprint` must cover all that changes
     a shard's content.
+
+    Raises:
+        StoreError: if the store fails.
     """
     sizes = _sizes(root, (DATA, QUARANTINE, RECEIPTS))
     trusted = {receipt.unit: receipt for receipt in known}
@@ -159,6 +163,8 @@ def finished(
         try:
             data = locations.read_bytes(locations.join_inside(root, f"{RECEIPTS}/{name}.json"))
             receipt = Receipt.from_json(data)
+        except StoreError:
+            raise  # else all that is written would be written again
         except (ValueError, FileNotFoundError):
             return None
         return receipt if _is_whole(receipt, unit, fingerprint, sizes) else None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipeline.storage import locations
-from pipeline.storage.locations import listed, redact_url
+from pipeline.storage.corpus import Unit
+from pipeline.storage.locations import FileEntry, listed, redact_url
 
 CHUNK_BYTES = 8 * 2**20
 
@@ -54,6 +57,43 @@ def file_digest(url: str) -> str:
 def combined(*parts: object) -> str:
     """Return the digest of a few plain values."""
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+
+
+def identity_of(entry: FileEntry, ids_path: str | None) -> str | None:
+    """Return what a file and its ids file are known by on every machine; None if nothing tells."""
+    found = entry.shared_identity
+    if found is None or ids_path is None:
+        return found
+    ids = locations.file_entry(ids_path).shared_identity
+    return None if ids is None else combined(found, ids)
+
+
+@contextmanager
+def unchanged(unit: Unit, digest_of: Callable[[Unit], str]) -> Iterator[None]:
+    """Make sure that a unit's file is the planned one before and after what is done inside.
+
+    Where its identity differs, the digest decides: a copy of the same bytes is the same file.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        ValueError: if it was changed.
+    """
+    _require_same(unit, digest_of)
+    yield
+    _require_same(unit, digest_of)
+
+
+def _require_same(unit: Unit, digest_of: Callable[[Unit], str]) -> None:
+    if unit.identity is None:
+        return
+    now = identity_of(locations.file_entry(unit.path), unit.ids_path)
+    if now != unit.identity and digest_of(unit) != unit.digest:
+        raise changed(unit.path if unit.ids_path is None else f"{unit.path} or its ids file")
+
+
+def changed(what: str) -> ValueError:
+    """Return the error for a file that is not what it was when the run was planned."""
+    return ValueError(f"{redact_url(what)} was changed during the run; start it again")
 
 
 def require_columns(wanted: list[str], there: list[str], url: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.schema import EMBEDDING, ID, QUARANTINE_SCHEMA, SCHEMA_VERSION
 from pipeline.storage import locations
 from pipeline.storage.duplicates import DuplicateIds, Hashes, hash_ids
-from pipeline.storage.locations import redact_url
+from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.manifest import (
     POINTER,
     VERSIONS,
@@ -169,6 +169,9 @@ def _check_receipt(root: str, receipt: Receipt, findings: _Findings) -> None:
     try:
         stored = Receipt.from_json(locations.read_bytes(locations.join_inside(root, where)))
     except FileNotFoundError:
+        return
+    except StoreError as error:
+        findings.add(where, str(error))
         return
     except ValueError as error:
         findings.add(where, f"the receipt of {receipt.path} is damaged: {error}")

@@ -42,6 +42,9 @@ def test_only_new_units_are_hashed(
     units, duplicates = find_duplicate_ids(corpus, planned, reporter, str(root), flow(corpus))
     assert duplicates is not None
     assert units != planned.units
+    renamed = [one for one in zip(units, planned.units, strict=True) if one[0] != one[1]]
+    assert all(unit.planned_key == before.key != unit.key for unit, before in renamed)
+    assert {unit.planned_key for unit in units} == {"", *(before.key for _, before in renamed)}
     first = kept(root)
     assert len(first) == len(planned.units) == 6
     with monkeypatch.context() as patch:

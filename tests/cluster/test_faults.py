@@ -2,107 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray
-import torch
 from ray import cloudpickle
 
 import tests.cluster.test_faults as this_module
-from pipeline.align import create_aligner
-from pipeline.cluster import writing
+from pipeline.cluster import units, writing
 from pipeline.cluster.actors import EmbedActor
 from pipeline.cluster.attempts import AttemptCounter, counted_attempts
-from pipeline.cluster.encode import encode_side
-from pipeline.cluster.synthesize import synthesize
-from pipeline.config import RunConfig
-from pipeline.report.console import Reporter
 from pipeline.stages.envelope import DeviceLostError, Envelope
 from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
-from pipeline.storage import embeddings_of, open_manifest, verify
+from pipeline.storage import verify
 from pipeline.storage.locations import UnwritableError
-from tests.cluster.samples import (
-    dataset_rows,
-    execute,
-    overlaid,
-    small_config,
-    unit_cloud,
-    write_embeddings,
+from tests.cluster.captions import (
+    ROWS,
+    UNITS,
+    Recorder,
+    correct,
+    correcting,
+    shards,
+    write_captions,
+    write_corpus,
 )
-
-ROWS, UNITS, WIDTH = 40, 4, 12
 
 cloudpickle.register_pickle_by_value(this_module)
 """Workers need not be able to import the tests."""
 
 
-class Recorder:
-    """An observer that keeps events."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-
-    def __call__(self, name: str, fields: Mapping[str, Any]) -> None:
-        self.events.append((name, dict(fields)))
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [fields for found, fields in self.events if found == name]
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return what is slept between rounds of attempts, in the driver, without sleeping."""
+    slept: list[float] = []
+    monkeypatch.setattr(units, "time", SimpleNamespace(sleep=slept.append))
+    return slept
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Return a file of embeddings with captions, beside an aligner that takes no time to load."""
-    clouds = [torch.from_numpy(unit_cloud(50, WIDTH, mean, 3)) for mean in (0.4, -0.3)]
-    create_aligner("centroid").fit(*clouds).save(str(tmp_path / "aligner"), {})
-    write_captions(tmp_path / "texts")
-    return tmp_path / "texts"
-
-
-def write_captions(folder: Path, odd: str = "a red circle", first: str = "t00") -> None:
-    """Write a folder of four files, a unit each; the third has an odd caption."""
-    ids = [first, *(f"t{row:02d}" for row in range(1, ROWS))]
-    texts = [odd if row == 25 else f"a red circle {row}" for row in range(ROWS)]
-    values = unit_cloud(ROWS, WIDTH, 0.1, 4)
-    folder.mkdir(exist_ok=True)
-    for unit, start in enumerate(range(0, ROWS, ROWS // UNITS)):
-        rows = slice(start, start + ROWS // UNITS)
-        path = folder / f"{unit}.parquet"
-        write_embeddings(path, "t", values[rows], id=ids[rows], text=texts[rows])
+    return write_corpus(tmp_path)
 
 
 def is_third(envelope: Envelope) -> bool:
     return envelope.unit.path.endswith("/2.parquet")
-
-
-def correcting(corpus: Path, **sections: Any) -> RunConfig:
-    folder = corpus.parent
-    text = {"path": str(corpus), "embedding_column": "embedding"}
-    fixed = {
-        "text": text,
-        "aligner": {"path": str(folder / "aligner")},
-        "units": {"rows_per_shard": ROWS // UNITS, "max_attempts": 2},
-        "rejects": {"check_ids": False},
-    }
-    return small_config(folder / "run", **overlaid(fixed, sections))
-
-
-def correct(config: RunConfig, recorder: Recorder | None = None) -> Any:
-    reporter = Reporter(quiet=True)
-    with reporter.observed_by(recorder or Recorder()):
-        return execute(config, synthesize, reporter)
-
-
-def shards(tmp_path: Path) -> set[str]:
-    return {path.stem for path in (tmp_path / "run/dataset/data").glob("*.parquet")}
 
 
 def is_poisoned(table: pa.Table) -> bool:
@@ -182,7 +132,11 @@ class FullDisk(WriteShard):
 @pytest.mark.usefixtures("local_ray")
 class TestUnits:
     def test_a_unit_that_fails_twice_is_written_by_the_third_attempt(
-        self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        corpus: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        pauses: list[float],
     ):
         monkeypatch.setattr(writing, "ReadUnit", FailingOften)
         recorder = Recorder()
@@ -191,7 +145,9 @@ class TestUnits:
         assert (tmp_path / "attempts").read_text() == "xxx"
         retried = recorder.named("unit_retried")
         assert [one["attempts"] for one in retried] == [1, 2]
+        assert [one["added_attempts"] for one in retried] == [1, 1]
         assert retried[0]["reason"] == "the store is away"
+        assert pauses == [5, 60]  # an outage does not take all attempts at once
         assert len(recorder.named("unit_written")) == UNITS
         assert not recorder.named("unit_failed")
         assert verify(str(tmp_path / "run/dataset")).problems == ()
@@ -230,6 +186,7 @@ class TestUnits:
         corpus: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
+        pauses: list[float],
         name: str,
         stage: str,
         killing: type,
@@ -241,6 +198,7 @@ class TestUnits:
             with pytest.raises(ValueError, match=r"/2.parquet rows 0 to 10") as failed:
                 correct(config)
         assert f"({stage}: killed its worker 2 times)" in str(failed.value)
+        assert pauses == []
         before = shards(tmp_path)
         assert len(before) == UNITS - 1
         if killing is KillingEmbed:  # the same again without what killed it: the others stay
@@ -272,63 +230,6 @@ class TestUnits:
             assert ray.get(begun.remote(attempts, "b")) == 1
             attempts.end("read", "a")
             assert ray.get(begun.remote(attempts, "a")) == 1
-
-    def test_an_unchanged_corpus_is_not_looked_at(
-        self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        config = correcting(corpus, rejects={"check_ids": True})
-        first = correct(config)
-        assert (first.added_units, first.removed_units, first.unchanged) == (UNITS, 0, False)
-        with monkeypatch.context() as patch:
-            patch.setattr("pipeline.cluster.dataset_flow.find_duplicate_ids", None)
-            patch.setattr("pipeline.cluster.dataset_flow.finished", None)
-            patch.setattr("pipeline.cluster.dataset_flow.UnitWriting", None)
-            again = correct(config)
-        assert again.unchanged
-        assert (again.version, again.reused_units, again.rows) == (first.version, UNITS, ROWS)
-        # What makes it another dataset, or leaves it without a file, is not taken for unchanged.
-        next(iter((tmp_path / "run/dataset/data").glob("*.parquet"))).unlink()
-        assert correct(config).reused_units == UNITS - 1
-        write_captions(corpus, "a blue square")
-        changed = correct(config)
-        assert (changed.added_units, changed.removed_units, changed.unchanged) == (1, 1, False)
-        single = correcting(corpus, output={"dtype": "float32"})
-        assert correct(single).reused_units == 0
-
-    def test_a_stricter_limit_holds_for_an_unchanged_dataset(self, corpus: Path, tmp_path: Path):
-        write_captions(corpus, first="")
-        correct(correcting(corpus, rejects={"max_share": 0.5}))
-        with pytest.raises(ValueError, match=r"1 of 40 rows .* cannot be used \(1 missing_id\)"):
-            correct(correcting(corpus))
-
-    def test_straight_or_through_stored_embeddings_gives_the_same_bytes(self, tmp_path: Path):
-        lines = [{"id": f"c{row * 7 % ROWS:02d}", "text": f"circle {row}"} for row in range(ROWS)]
-        captions = tmp_path / "captions.jsonl"
-        captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        clouds = [torch.from_numpy(unit_cloud(300, 128, mean, 3)) for mean in (0.4, -0.3)]
-        values = small_config(tmp_path / "unused").align
-        create_aligner("anisoalign", values).fit(*clouds).save(str(tmp_path / "aligner"), {})
-
-        def made(name: str, encode_first: bool) -> tuple[list[str], bytes]:
-            config = small_config(
-                tmp_path / name,
-                text={"path": str(captions)},
-                aligner={"path": str(tmp_path / "aligner")},
-                output={"embeddings_dtype": "float16", "dtype": "float32"},
-                units={"rows_per_shard": 20},
-            )
-            if encode_first:
-                execute(config, lambda *given: encode_side(given[0], "text", given[1]))
-            execute(config, synthesize)
-            receipts = open_manifest(str(tmp_path / name / "dataset")).receipts
-            assert all(("encode" in one.seconds) != encode_first for one in receipts)
-            _, table = dataset_rows(tmp_path / name / "dataset")
-            return table.column("id").to_pylist(), embeddings_of(table).tobytes()
-
-        straight, stored = made("straight", False), made("stored", True)
-        assert straight == stored
-        assert len(straight[0]) == ROWS
-        assert np.frombuffer(straight[1], np.float32).any()
 
 
 class Vanishing(AttemptCounter):

@@ -83,4 +83,4 @@ def test_a_night_on_a_disk_that_fills_up(local_ray: None, disk: Disk, world: Wor
     encoded = second["flows"][0]
     assert encoded["reused_units"] > 2  # what had been written before the disk was full
     assert open_manifest(nights.dataset).rows == 250
-    nights.check(1)
+    nights.check()

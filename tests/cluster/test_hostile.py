@@ -234,6 +234,7 @@ def test_a_link_that_leads_out_is_not_followed(
     texts[3] = 0
     changed = write_embeddings(sandbox / "texts.parquet", "text", texts)
     over = {"text": {"path": str(changed)}, "rejects": {"max_share": 0.5}}
+    over["units"] = {"max_attempts": 1}
     message = fails("synthesize", cloud_values(clouds, synthesized, **over))
     assert str(place) in message
 

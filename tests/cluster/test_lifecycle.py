@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.cluster.lifecycle import RUN_FIELDS, new_run_id, run_flow
 from pipeline.cluster.resources import Demand, Supply, demands, unmet
 from pipeline.cluster.session import user_error
 from pipeline.report.console import Reporter
-from pipeline.storage.lease import Lease, LeaseHeldError
+from pipeline.storage.lease import Lease, LeaseHeldError, LeaseLostError
 from tests.cluster.samples import (
     error_line,
     execute,
@@ -106,6 +107,36 @@ class TestRuns:
         assert "the-first" in error_line(result)
         assert "`nightly`" in error_line(result)
         assert (run / "summary.json").read_text() == "of the first"
+
+    def test_a_run_waits_for_a_holder_that_may_be_gone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        monkeypatch.setattr("pipeline.cluster.leases._LOOK_EVERY_S", 0.05)
+        run = tmp_path / "run"
+        run.mkdir()
+        config = small_config(run, lease={"wait_s": 60})
+        with Lease.acquire(str(run), run_id="the-first", command="nightly") as held:
+            threading.Timer(0.5, held.release).start()
+            assert run_flow(config, "fit", lambda *_: {}, Reporter())["status"] == "done"
+        said = capsys.readouterr().err
+        assert said.count("waiting up to 60 s") == 1
+        assert "the-first" in said
+        with Lease.acquire(str(run), run_id="the-second", command="nightly"):
+            patient = small_config(run, lease={"wait_s": 1})
+            with pytest.raises(LeaseHeldError, match="the-second"):
+                run_flow(patient, "fit", lambda *_: {}, Reporter(quiet=True))
+
+    def test_a_lease_lost_after_the_work_is_told_as_that(self, tmp_path: Path):
+        def flow(*_: Any) -> dict[str, Any]:
+            for path in (tmp_path / "run/lease").iterdir():
+                path.unlink()
+            return {}
+
+        with pytest.raises(LeaseLostError) as failed:
+            run_flow(small_config(tmp_path / "run"), "run", flow, Reporter(quiet=True))
+        assert "publishes nothing" not in str(failed.value)
+        assert "what it had published stands, its summary.json is not written" in str(failed.value)
+        assert not (tmp_path / "run/summary.json").exists()
 
     def test_what_can_never_come_is_refused_at_once(self, tmp_path: Path):
         values = small_values(tmp_path / "run", ray={"encode_actors": 8, "gpus_per_actor": 1})

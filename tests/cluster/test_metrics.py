@@ -27,8 +27,13 @@ from pipeline.report.console import Reporter
 config, reporter = load_config(config_path), Reporter(quiet=True)
 run_flow(config, "synthesize", lambda *given: synthesize(*given).to_mapping(), reporter)
 with exported_metrics(reporter):
-    reporter.event("drift", mean_shift=0.25, exceeded=False, note="x")
-    reporter.event("unit_failed", name="synthesizing", stage="embed", unit="u", reason="r")
+    reporter.event("drift", mean_shift=0.25, exceeded=False, note="x", fresh_rows=9)
+    failed = {"stage": "embed", "unit": "u", "reason": "r", "attempts": 5, "added_attempts": 3}
+    reporter.event("unit_failed", name="synthesizing", **failed)
+    kept = {"units": 3, "reused": 2, "rows": 100, "reused_rows": 70, "reused_rejected": 10}
+    reporter.event("planned", name="resumed", **kept)
+    written = {"rows": 20, "rejected": {}, "seconds": {}}
+    reporter.event("unit_written", name="resumed", unit="u", **written)
 lines = []
 for _ in range(60):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
@@ -93,6 +98,10 @@ def test_a_flow_is_seen_by_prometheus(clouds: Path, tmp_path: Path, short_folder
         assert found["stage_seconds_count", flow, stage] == 3
     assert found["drift", "mean_shift"] == 0.25
     assert ("drift", "exceeded") not in found
-    assert found["unit_failures_total", flow, "embed"] == 1
+    assert ("drift", "fresh_rows") not in found
+    assert found["unit_failures_total", flow, "embed"] == 3
+    # What was kept counts for the share of rejects, not for what this run wrote.
+    assert found["reject_share", "resumed"] == 0.1
+    assert found["rows_total", "resumed"] == 20
     # No id in a tag: Prometheus would keep a series for each for ever.
     assert not any("run_id" in line or "unit=" in line for line in json.loads(answer.read_text()))

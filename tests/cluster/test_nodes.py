@@ -41,6 +41,7 @@ def test_the_rest_of_the_cluster_finishes(
     trial = json.loads(done.stdout.splitlines()[-1])
     assert trial["interrupted"]
     assert trial["interrupted"][0] >= 1
+    assert sorted(trial["nodes"]) == ([False, True, True, True] if kind == "node" else [True])
     assert verify(trial["path"]).problems == ()
     assert rows_digest(trial["path"]) == rows_digest(undisturbed)
     units = [receipt.unit for receipt in open_manifest(trial["path"]).receipts]

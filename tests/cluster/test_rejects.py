@@ -204,8 +204,8 @@ def test_too_many_rejects_fail_the_run_and_keep_the_last_version(
     message = fails("synthesize", cloud_values(clouds, output, text={"path": str(path)}))
     assert message == (
         f"3 of 120 rows of {path} cannot be used (3 zero_embedding), more than "
-        f"rejects.max_share=0.01 allows; they stand in {root}/quarantine; mend the input or raise "
-        "the limit"
+        f"rejects.max_share=0.01 allows; rejected rows stand in {root}/quarantine; mend the "
+        "input or raise the limit"
     )
     assert Counter(quarantined_rows(Path(root))).total() == 3
     assert open_manifest(root) == before
@@ -243,7 +243,7 @@ def test_captions_that_are_not_utf8(
 
 
 def test_captions_that_the_encoder_cuts(
-    local_ray: None, world: World, tmp_path: Path, fails: Callable[..., str]
+    world: World, clouds: Path, tmp_path: Path, fails: Callable[..., str]
 ):
     lines = [*world.captions[:20], "a red circle and " * 100]
     (tmp_path / "captions.txt").write_text("\n".join(lines))
@@ -258,7 +258,8 @@ def test_captions_that_the_encoder_cuts(
         return flow["rows"], flow["truncated"], flow["rejected"], flow["reused_units"]
 
     assert encoded() == (21, 1, 0, 0)
-    stale = fails("fit", {**values, "image": {"path": str(world.images)}}, 1, *reject)
+    image = {"path": str(clouds / "images.parquet"), "embedding_column": "embedding"}
+    stale = fails("fit", {**values, "image": image}, 1, *reject)
     assert "made from another rejects.truncated (keep, now reject)" in stale
     assert encoded(*reject) == (20, 0, 1, 0)
     root = tmp_path / "run/embeddings/text"

@@ -112,7 +112,8 @@ def test_the_fused_path_gives_the_stored_paths_rows(caption_run: Run, world: Wor
     summary = execute(config)
     assert summary["fit"] is None
     assert [flow["name"] for flow in summary["flows"]] == ["synthesizing"]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["dataset", "summary.json"]
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["dataset", "lease", "plans", "summary.json"]
     fused = assert_sound(tmp_path / "run" / "dataset", CAPTIONS, 3)
     assert fused.column("id").to_pylist() == [f"c{row:03d}" for row in range(CAPTIONS)]
     assert fused.column("text").to_pylist() == list(world.captions)

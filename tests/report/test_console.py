@@ -116,15 +116,17 @@ def test_log_records_join_the_lines(capsys: pytest.CaptureFixture[str]):
     try:
         logger.warning("the store is slow: %s", "3 s")
         try:
-            raise RuntimeError("a bug")
+            raise RuntimeError("a bug at https://store/key?X-Amz-Signature=secret")
         except RuntimeError:
-            logger.exception("failed")
+            logger.exception("failed at s3://me:secret@store/x")
     finally:
         logger.removeHandler(handler)
     slow, failed = lines_of(capsys.readouterr())
     assert (slow["level"], slow["event"], slow["logger"]) == ("warning", "log", "tests.console")
     assert slow["message"] == "the store is slow: 3 s"
-    assert "RuntimeError: a bug" in failed["traceback"]
+    assert "RuntimeError: a bug at https://store/key?***" in failed["traceback"]
+    assert failed["message"] == "failed at s3://***@store/x"
+    assert "secret" not in failed["traceback"]
 
 
 def test_observers_are_told_of_events_while_they_watch():

@@ -51,6 +51,13 @@ class Raising(UnitStage):
         raise self.error
 
 
+def signed_error() -> Exception:
+    """Return an error that was raised from one whose URL is signed."""
+    error = RuntimeError("cannot read")
+    error.__cause__ = OSError("GET https://store/key?X-Amz-Signature=secret failed")
+    return error
+
+
 @pytest.fixture
 def unit(tmp_path: Path) -> Unit:
     (tmp_path / "captions.txt").write_text("one\ntwo\n")
@@ -79,6 +86,13 @@ def test_what_a_stage_raises_is_the_units_failure(unit: Unit, error: Exception, 
     assert envelope.unit == unit
     assert envelope.failure == Failure("raising", reason)
     assert attempts.ended == ["raising"]
+
+
+def test_what_a_worker_logs_has_no_credentials(unit: Unit, caplog: pytest.LogCaptureFixture):
+    Raising(signed_error(), Numbered(limit=3))(block(unit))
+    assert "Traceback" in caplog.text
+    assert "https://store/key?***" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_failed_unit_is_passed_on_untouched(unit: Unit, tmp_path: Path):

@@ -134,6 +134,22 @@ def test_correcting_is_the_aligner(aligner: str, clouds: Path):
     assert {"read", "correct"} == envelope.seconds.keys()
 
 
+def test_only_the_models_that_are_expected_are_loaded(aligner: str, text_encoder: Embed):
+    encoder = EncoderOptions(model="demo")
+    fingerprint = encoder.build("text").description["fingerprint"]
+    images = Embed(modality="image", encoder=encoder, encoder_fingerprint=fingerprint)
+    assert images.stage == "embed"  # the same whichever tower is loaded
+    own = load_aligner(aligner).fingerprint
+    assert Embed(modality="text", aligner=aligner, aligner_fingerprint=own).stage == "embed"
+    with pytest.raises(ValueError, match=r"^the encoder demo was changed during the run; start it"):
+        Embed(modality="text", encoder=encoder, encoder_fingerprint="x")
+    with pytest.raises(ValueError) as failed:
+        Embed(modality="text", aligner=aligner, aligner_fingerprint="x")
+    assert str(failed.value) == (
+        f"the aligner at {aligner} was changed during the run; start it again"
+    )
+
+
 def test_rows_draw_by_their_ids_whatever_is_rejected_beside_them(tmp_path: Path):
     image, text = tensor_clouds(40, 10)
     fitted = create_aligner("c3", SMALL).fit(image, text)
@@ -187,7 +203,7 @@ def test_hashes_are_of_the_good_rows(captions: Corpus, tmp_path: Path):
     unit = only_unit(captions)
     found = HashIds(captions, str(tmp_path / "out"))(row_of(unit))
     table, _ = Envelope.open(ReadUnit(captions)(row_of(unit)))
-    assert found.column("key").to_pylist() == [unit.key]
+    assert found.column("unit").to_pylist() == [unit.key]
     assert found.column("hashes")[0].as_py() == id_hashes(table).tobytes()
     assert id_hashes(table).shape == (4, 2)
 

@@ -13,6 +13,8 @@ from pipeline.storage import (
     read_artifact,
     write_artifact,
 )
+from pipeline.storage.artifacts import DamagedArtifactError, MissingArtifactError
+from pipeline.storage.locations import StoreError
 
 CONFIG = {"method": "anisoalign", "rank": 4, "scores": [1.5, None], "naïve": True}
 
@@ -176,3 +178,29 @@ def test_a_folder_of_links_is_read(tmp_path):
 def test_at_every_place(place):
     fingerprint = write_artifact(locations.join(place, "art"), CONFIG, tensors())
     assert artifact_fingerprint(*read_artifact(locations.join(place, "art"))) == fingerprint
+
+
+def test_a_store_that_fails_is_neither_a_missing_nor_a_damaged_artifact(url, monkeypatch):
+    with pytest.raises(MissingArtifactError):
+        read_artifact(url)
+    write_artifact(url, CONFIG, tensors())
+
+    def fail(where):
+        raise StoreError("cannot read it: the store failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locations, "read_bytes", fail)
+        with pytest.raises(StoreError, match="the store failed"):
+            read_artifact(url)
+    for name, data in (("model.safetensors", b"1"), ("config.json", b"{}"), ("config.json", b"{")):
+        write_artifact(url, CONFIG, tensors())
+        locations.write_bytes(locations.join(url, name), data)
+        with pytest.raises(DamagedArtifactError):
+            read_artifact(url)
+    write_artifact(url, CONFIG, tensors())
+    locations.remove(locations.join(url, "model.safetensors"))
+    with pytest.raises(DamagedArtifactError):
+        read_artifact(url)
+    locations.remove(locations.join(url, "config.json"))
+    with pytest.raises(MissingArtifactError):
+        read_artifact(url)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import time
 
@@ -6,18 +7,21 @@ import pytest
 
 from pipeline.storage import (
     collect,
+    commit,
     describe,
     locations,
     open_manifest,
     plan,
     plan_collection,
+    read_unit,
     rollback,
     verify,
     versions,
+    write_unit,
 )
 from pipeline.storage.id_hashes import write_id_hashes
 from pipeline.storage.lease import Lease, LeaseHeldError, LeaseLostError
-from tests.storage.samples import text_corpus
+from tests.storage.samples import encoded, text_corpus
 from tests.storage.test_history import three_versions
 
 
@@ -232,3 +236,33 @@ def test_progress(tmp_path):
     seen = []
     found = collect(root, 1, "run", lambda done, of: seen.append((done, of)))
     assert seen == [(len(found.files), len(found.files))]
+
+
+def test_hashes_of_a_unit_that_lost_rows_stay_by_its_planned_key(place, tmp_path):
+    """Its shard has another key; its ids were hashed before that was known."""
+    (tmp_path / "a.txt").write_text("a\nb\n")
+    corpus = text_corpus(tmp_path / "a.txt")
+    (unit,) = plan(corpus, 10).units
+    write_id_hashes(place, corpus, unit, np.zeros((2, 2), np.uint64))
+    renamed = dataclasses.replace(unit, key="0" * 40, planned_key=unit.key)
+    receipt = write_unit(
+        place,
+        unit=renamed,
+        fingerprint="f",
+        table=encoded(read_unit(corpus, unit)),
+        dtype="float16",
+        metadata={},
+        seconds={},
+    )
+    assert (receipt.unit, receipt.planned_unit) == ("0" * 40, unit.key)
+    commit(
+        place,
+        kind="text-embeddings",
+        dimension=8,
+        dtype="float16",
+        receipts=[receipt],
+        source={},
+        config={},
+        encoder={},
+    )
+    assert plan_collection(place, 1).files == ()

@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 
 import numpy as np
 from hypothesis import given
@@ -57,3 +58,48 @@ def test_no_duplicates_are_small():
     assert len(found) == 0
     assert found.rejected("a", hash_ids(["1"])).tolist() == [False]
     assert len(DuplicateIds.from_units([])) == 0
+
+
+def in_one_go(units):
+    """The definition: all hashes sorted at once, the first unit of each that several have."""
+    every = np.concatenate([np.empty((0, 2), np.uint64), *(hashes for _, hashes in units)])
+    owners = np.repeat(np.arange(len(units)), [len(hashes) for _, hashes in units])
+    order = np.lexsort((owners, every[:, 1], every[:, 0]))
+    every, owners = every[order], owners[order]
+    same = (every[1:] == every[:-1]).all(axis=1)
+    kept = np.concatenate([[True], ~same])[: len(every)]
+    kept &= np.concatenate([same, [False]])[: len(every)]
+    used, keepers = np.unique(owners[kept], return_inverse=True)
+    return every[kept], keepers, tuple(units[index][0] for index in used)
+
+
+NUMBERS = st.sampled_from([0, 1, 2**59, 2**60 - 1, 2**60, 2**63 - 1, 2**63, 2**64 - 1])
+
+
+@given(st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=9), max_size=5))
+def test_parts_together_are_the_whole(units):
+    named = [
+        (f"unit-{index}", np.array(sorted(set(rows)), dtype=np.uint64).reshape(-1, 2))
+        for index, rows in enumerate(units)
+    ]
+    hashes, keepers, keys = in_one_go(named)
+    found = DuplicateIds.from_units(named)
+    assert found.hashes.dtype == hashes.dtype == np.uint64
+    assert found.hashes.tolist() == hashes.tolist()
+    assert found.keepers.dtype == np.int64
+    assert found.keepers.tolist() == keepers.tolist()
+    assert found.unit_keys == keys
+
+
+def test_finding_takes_less_room_than_the_hashes_themselves():
+    draw = np.random.default_rng(0)
+    units = [
+        (str(index), draw.integers(0, 2**64, (20_000, 2), dtype=np.uint64)) for index in range(20)
+    ]
+    units.append(("again", units[3][1][:100]))
+    tracemalloc.start()
+    found = DuplicateIds.from_units(units)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 100
+    assert peak < sum(hashes.nbytes for _, hashes in units) / 2

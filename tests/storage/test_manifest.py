@@ -5,7 +5,17 @@ import uuid
 
 import pytest
 
-from pipeline.storage import Manifest, Receipt, commit, locations, open_manifest, versions
+from pipeline.storage import (
+    Manifest,
+    Receipt,
+    commit,
+    describe,
+    locations,
+    open_manifest,
+    plan_collection,
+    versions,
+)
+from pipeline.storage.locations import StoreError
 from pipeline.storage.manifest import redacted
 from tests.storage.samples import write_dataset
 
@@ -95,19 +105,69 @@ def test_nothing_is_published_when_the_last_check_fails(root, tmp_path):
     manifest, receipts = write_dataset(root, tmp_path / "in")
     seen = []
 
-    def lost():
-        seen.append(versions(root))
-        raise ValueError("lease lost")
+    card = locations.read_bytes(locations.join(root, "README.md"))
 
-    with pytest.raises(ValueError, match="lease lost"):
-        recommit(root, receipts[:1], before_publish=lost)
-    assert open_manifest(root) == manifest
-    (there,) = seen
-    assert len(there) == 2  # the manifest was written, the pointer not
-    again = recommit(root, receipts[:1], before_publish=lambda: seen.append(None))
-    assert seen[1:] == [None]
+    def lost_at(check):
+        def lost():
+            seen.append(len(versions(root)))
+            if len(seen) == check:
+                raise ValueError("lease lost")
+
+        return lost
+
+    for check, there in ((1, [1]), (2, [1, 2]), (3, [2, 3, 3])):
+        seen.clear()
+        with pytest.raises(ValueError, match="lease lost"):
+            recommit(root, receipts[:1], before_publish=lost_at(check))
+        assert open_manifest(root) == manifest
+        assert seen == there  # once before the manifest, the card and the pointer each
+        same = locations.read_bytes(locations.join(root, "README.md")) == card
+        assert same == (check < 3)
+    again = recommit(root, receipts[:1], before_publish=lambda: None)
     assert open_manifest(root) == again
-    assert again.version.startswith("000003-")
+    assert again.version.startswith("000004-")
+
+
+def test_the_manifest_of_another_writer_is_never_written_over(root, tmp_path, monkeypatch):
+    _, receipts = write_dataset(root, tmp_path / "in")
+    expected = recommit(root, receipts[:1], run_id="theirs")
+    where = locations.join(root, "versions", f"{expected.version}.json")
+    theirs = locations.read_bytes(where)
+    recommit(root, receipts)
+    # As a writer sees it that looked at the versions before the other wrote its own.
+    monkeypatch.setattr("pipeline.storage.manifest._next_number", lambda _: 2)
+    ours = recommit(root, receipts[:1], run_id="ours")
+    assert locations.read_bytes(where) == theirs
+    assert ours.version == f"000003-{expected.version.split('-')[1]}"
+    assert open_manifest(root).run == "ours"
+
+
+def test_checking_ids_makes_a_version_of_its_own_and_not_checking_none(root, tmp_path):
+    _, receipts = write_dataset(root, tmp_path / "in")
+    unchecked = recommit(root, receipts[:1], config={"rejects": {"check_ids": False}})
+    assert not unchecked.ids_checked
+    checked = recommit(root, receipts[:1], config={"rejects": {"check_ids": True}})
+    assert checked.ids_checked
+    assert checked.version.startswith("000003-")
+    assert open_manifest(root) == checked
+    assert recommit(root, receipts[:1], config={"rejects": {"check_ids": False}}) == checked
+
+
+def test_a_store_that_fails_is_no_damage(root, tmp_path, monkeypatch):
+    manifest, _ = write_dataset(root, tmp_path / "in")
+
+    def fail(url):
+        raise StoreError(f"cannot read {url}: the store failed")
+
+    monkeypatch.setattr(locations, "read_bytes", fail)
+    for read in (
+        lambda: open_manifest(root),
+        lambda: open_manifest(root, manifest.version),
+        lambda: describe(root),
+        lambda: plan_collection(root, 1),
+    ):
+        with pytest.raises(StoreError, match=r"^cannot read"):
+            read()
 
 
 def test_no_number_that_is_none_is_written(root, tmp_path):

@@ -1,14 +1,18 @@
+import io
 import json
+import os
 import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import Corpus, plan
+from pipeline.storage import Corpus, locations, plan, retrying
 from pipeline.storage.line_files import cut_lines, split_lines
+from pipeline.storage.locations import StoreError
 from pipeline.storage.parquet_files import row_ranges
 from tests.storage.samples import text_corpus, unit_norm, write_dataset, write_jsonl, write_parquet
 
@@ -291,3 +295,36 @@ def test_dimension_is_the_width_of_the_first_embedding(tmp_path):
     assert plan(text_corpus(path, embedding_column="e"), 10).dimension == 3
     (tmp_path / "a.jsonl").write_text("junk\n" + json.dumps({"e": [1, 2]}) + "\n")
     assert plan(text_corpus(tmp_path / "a.jsonl", embedding_column="e"), 10).dimension == 2
+
+
+def test_a_store_that_fails_is_never_skipped(bucket_folder, object_store, monkeypatch):
+    object_store.proxy.share = 0
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr(retrying, "TRIES", 1)
+    for name in ("a", "b"):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"text": [name]}), sink)
+        locations.write_bytes(f"{bucket_folder}/{name}.parquet", sink.getvalue())
+    locations.write_bytes(f"{bucket_folder}/c.parquet", b"damaged")
+    corpus = text_corpus(bucket_folder)
+    for fault in ("slow down", "reset before", "403 AccessDenied"):
+        object_store.proxy.fail_next(fault, 20, containing="b.parquet")
+        with pytest.raises(StoreError, match=r"cannot read .*b\.parquet"):
+            plan(corpus, 10, "skip")
+        object_store.proxy._planned.clear()
+    planned = plan(corpus, 10, "skip")
+    assert [one.path for one in planned.skipped_files] == [f"{bucket_folder}/c.parquet"]
+    assert planned.rows == 2
+
+
+def test_a_unit_knows_its_file_and_its_key_does_not(tmp_path):
+    cache = str(tmp_path / "cache.json")
+    path = write_parquet(tmp_path / "a.parquet", {"text": ["a", "b"]})
+    planned = [plan(text_corpus(path), 1), plan(text_corpus(tmp_path), 1, cache=cache)]
+    planned += [plan(text_corpus(tmp_path), 1, cache=cache)]
+    assert planned[0].units == planned[1].units == planned[2].units
+    assert all(unit.identity for unit in planned[0].units)
+    os.utime(path, (1, 1))
+    again = plan(text_corpus(tmp_path), 1, cache=cache)
+    assert [unit.key for unit in again.units] == [unit.key for unit in planned[0].units]
+    assert again.units[0].identity != planned[0].units[0].identity

@@ -81,3 +81,14 @@ def test_printable():
     assert printable("\x1b]0;x\x07\n\r\u202e\u200b\ud800") == (
         "\\x1b]0;x\\x07\\n\\r\\u202e\\u200b\\ud800"
     )
+
+
+def test_the_key_that_the_plan_gave():
+    assert receipt().planned_unit == "u"
+    renamed = receipt(planned="as planned")
+    assert Receipt.from_json(renamed.to_json()).planned_unit == "as planned"
+    old = json.loads(receipt().to_json())
+    del old["planned"]  # as earlier releases wrote it
+    assert Receipt.from_dict(old) == receipt()
+    with pytest.raises(ValueError, match="planned has the wrong type"):
+        Receipt.from_dict({**old, "planned": None})
