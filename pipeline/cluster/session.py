@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.services import find_bootstrap_address
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.config import RunConfig
@@ -40,10 +41,10 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
             # Ray's C++ core prints to the driver's stderr past every Python logger.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
-            _check_reachable(config.ray.address or os.environ.get("RAY_ADDRESS", ""))
+            address = _address(config.ray.address)
             with nullcontext() if verbose else _silenced_stderr():
                 ray.init(
-                    address=config.ray.address,
+                    address=address,
                     log_to_driver=verbose,
                     logging_level=logging.INFO if verbose else logging.ERROR,
                     **options,
@@ -158,6 +159,28 @@ def user_error(error: BaseException) -> ValueError | None:
 
 
 _VALUE_ERROR = re.compile(r"^ValueError: (.+)$", re.MULTILINE)
+
+
+def _address(configured: str | None) -> str | None:
+    """Return the address for Ray to use.
+
+    Ray remembers the last cluster of a machine in a file, and would wait for minutes for one that
+    was killed: where any cluster will do, a new one is started then.
+
+    Raises:
+        OSError: when nothing listens at the address.
+    """
+    wanted = configured or os.environ.get("RAY_ADDRESS")
+    if wanted and wanted != "auto":
+        _check_reachable(wanted)
+        return configured
+    try:
+        _check_reachable(find_bootstrap_address(None) or "")
+    except OSError:
+        if wanted:
+            raise
+        return "local"
+    return configured
 
 
 def _check_reachable(address: str) -> None:

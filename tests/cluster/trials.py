@@ -99,6 +99,8 @@ def main(kind: str, folder: str, text: str, aligner: str) -> None:
     )
     # The driver first: one whose node is taken from under it at exit ends with an error.
     ray.shutdown()
+    if kind == "node":
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
