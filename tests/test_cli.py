@@ -258,14 +258,14 @@ def test_a_dry_run_plans_without_ray(tmp_path: Path, clouds: Path):
     assert "ray" not in loaded
     shared = {"duplicate_units": 0, "skipped_files": 0}
     text = {"path": f"{tmp_path}/captions.txt", "rows": 3, "units": 2, "encode": True, **shared}
+    text = {**text, "new_units": 2, "vanished_units": 0}
     image = {"path": f"{clouds}/images.parquet", "encode": False, **shared}
-    assert json.loads(plan) == {
-        "plan": {"text": text, "image": {**image, "rows": 150, "units": 75}}
-    }
+    image = {**image, "rows": 150, "units": 75, "new_units": 0, "vanished_units": 0}
+    assert json.loads(plan) == {"plan": {"text": text, "image": image}}
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["encode", "synthesize"])
+@pytest.mark.parametrize("command", ["encode", "synthesize", "nightly"])
 def test_other_dry_runs(tmp_path: Path, command: str):
     (tmp_path / "captions.txt").write_text("one\ntwo\n")
     values = small_values(tmp_path / "run", text={"path": str(tmp_path / "captions.txt")})

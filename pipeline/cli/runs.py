@@ -120,14 +120,18 @@ def synthesize() -> _Flow:
     return flow
 
 
+_PLANNED = ("rows", "units", "new_units", "vanished_units")
+"""Columns of the plan; new and vanished against the version that is current."""
+
+
 def _show_plan(config: Any, output: Output, sides: Sequence[Any]) -> dict[str, Any]:
     """Plan the named sides without Ray and print a table."""
-    from pipeline.cluster.corpora import plan_corpus, source_corpus
+    from pipeline.cluster.corpora import changed_units, plan_corpus, source_corpus
 
     plans = {}
     for side in sides:
         corpus = source_corpus(config, side, output.reporter)
-        planned = plan_corpus(config, corpus, side, output.reporter)
+        planned = plan_corpus(config, corpus, side, output.reporter, remember=False)
         plans[side] = {
             "path": corpus.shown,
             "rows": planned.rows,
@@ -135,12 +139,12 @@ def _show_plan(config: Any, output: Output, sides: Sequence[Any]) -> dict[str, A
             "duplicate_units": len(planned.duplicate_units),
             "skipped_files": len(planned.skipped_files),
             "encode": not corpus.holds_embeddings,
+            **changed_units(config, corpus, planned),
         }
     rows = [
-        [side, values["path"], *(f"{values[name]:,}" for name in ("rows", "units"))]
+        [side, values["path"], *(f"{values[name]:,}" for name in _PLANNED)]
         for side, values in plans.items()
     ]
-    output.reporter.table(
-        "Plan (nothing was encoded or fitted)", ["side", "path", "rows", "units"], rows
-    )
+    columns = ["side", "path", *(name.removesuffix("_units") for name in _PLANNED)]
+    output.reporter.table("Plan (nothing was encoded or fitted)", columns, rows)
     return {"plan": plans}

@@ -11,7 +11,7 @@ from pipeline.report.console import Reporter
 from pipeline.stages.embed import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
-from pipeline.storage.manifest import Manifest, open_manifest
+from pipeline.storage.manifest import POINTER, Manifest, open_manifest
 from pipeline.storage.planning import Plan, plan
 
 Side = Literal["text", "image"]
@@ -196,11 +196,33 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
     return None
 
 
-def plan_corpus(config: RunConfig, corpus: Corpus, title: str, reporter: Reporter) -> Plan:
-    """Cut a corpus in units; raises ValueError naming the file that cannot be used."""
+def changed_units(config: RunConfig, corpus: Corpus, plan: Plan) -> dict[str, int]:
+    """Return how many units are new, and how many vanished, since the current version.
+
+    Against what is first made of the corpus: its embeddings, or, of text embeddings given, the
+    dataset. Of image embeddings given nothing is made unit by unit.
+    """
+    encoded = not corpus.holds_embeddings
+    if corpus.modality == "image" and not encoded:
+        return {"new_units": 0, "vanished_units": 0}
+    root = embeddings_root(config, corpus.modality) if encoded else output(config, "dataset")
+    before: set[str] = set()
+    if locations.exists(locations.join(root, POINTER)):
+        before = {receipt.planned_unit for receipt in open_manifest(root).receipts}
+    now = {unit.key for unit in plan.units}
+    return {"new_units": len(now - before), "vanished_units": len(before - now)}
+
+
+def plan_corpus(
+    config: RunConfig, corpus: Corpus, title: str, reporter: Reporter, *, remember: bool = True
+) -> Plan:
+    """Cut a corpus in units; raises ValueError naming the file that cannot be used.
+
+    What was learnt of its files is remembered in the output, unless nothing is to be written.
+    """
     units = config.units
     pictures = corpus.modality == "image" and not corpus.holds_embeddings
     rows = units.images_per_shard if pictures else units.rows_per_shard
     with reporter.counted(f"planning {title}") as show:
         cache = output(config, "plans", f"{corpus.modality}.json")
-        return plan(corpus, rows, config.rejects.unreadable_files, show, cache)
+        return plan(corpus, rows, config.rejects.unreadable_files, show, cache, remember)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.schema import ENVELOPE
 from pipeline.storage.corpus import Unit
-from pipeline.storage.locations import UnwritableError, redact_url
+from pipeline.storage.locations import StoreError, UnwritableError, redact_url
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class UnitStage(ABC):
 def reason_of(error: BaseException) -> str:
     """Return an exception as one line without credentials, with its type unless a ValueError."""
     message = redact_url(" ".join(str(error).split()))[:_REASON_LENGTH]
-    if type(error) in (ValueError, UnwritableError) and message:
+    if type(error) in (ValueError, UnwritableError, StoreError) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 

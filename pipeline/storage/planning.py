@@ -59,12 +59,13 @@ def plan(
     on_unreadable_file: Literal["fail", "skip"] = "fail",
     progress: Callable[[int, int], None] | None = None,
     cache: str | None = None,
+    remember: bool = True,
 ) -> Plan:
     """Cut a corpus into units of about `rows_per_shard` rows; every file is read once for digests.
 
     `progress` is called with (files done, files). Ids are derived if no file of the corpus names
     its rows. `cache` is the URL of a file that remembers what was learnt: files that did not
-    change since are not read again.
+    change since are not read again; `remember` says whether it is written.
 
     Raises:
         StoreError: if a store fails, whatever `on_unreadable_file` is.
@@ -81,9 +82,15 @@ def plan(
     else:
         if corpus.ids_path is not None and (found != "npy" or len(entries) != 1):
             raise ValueError(f"an ids file belongs to one .npy file; {corpus.shown} is not one")
-        files, skipped = _cut_files(
-            corpus, found, entries, rows_per_shard, on_unreadable_file == "skip", progress, cache
-        )
+        remembered = FactsCache(cache, corpus, found, rows_per_shard, entries) if cache else None
+        skip = on_unreadable_file == "skip"
+        try:
+            files, skipped = _cut_files(
+                corpus, found, entries, rows_per_shard, skip, progress, remembered
+            )
+        finally:
+            if remembered is not None and remember:
+                remembered.save()
     has_ids = any(facts.has_ids for _, facts, _ in files)
     dimension = next((facts.dimension for _, facts, _ in files if facts.dimension), None)
     _check_agreement(corpus, found, files, dimension)
@@ -134,10 +141,8 @@ def _cut_files(
     rows_per_shard: int,
     skip: bool,
     progress: Callable[[int, int], None] | None,
-    cache: str | None,
+    remembered: FactsCache | None,
 ) -> tuple[Files, tuple[SkippedFile, ...]]:
-    remembered = FactsCache(cache, corpus, found, rows_per_shard, entries) if cache else None
-
     def cut(entry: FileEntry) -> FileFacts:
         if found == "text":
             return cut_text(entry.url, rows_per_shard)
@@ -164,22 +169,18 @@ def _cut_files(
 
     files: list[tuple[str, FileFacts, str | None]] = []
     skipped: list[SkippedFile] = []
-    try:
-        with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
-            results = pool.map(facts_of, entries)
-            for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
-                if not isinstance(result, ValueError):
-                    files.append(result)
-                elif skip and not isinstance(result, StoreError):
-                    skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
-                else:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise result
-                if progress is not None:
-                    progress(done, len(entries))
-    finally:
-        if remembered is not None:
-            remembered.save()
+    with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
+        results = pool.map(facts_of, entries)
+        for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
+            if not isinstance(result, ValueError):
+                files.append(result)
+            elif skip and not isinstance(result, StoreError):
+                skipped.append(SkippedFile(path=redact_url(entry.url), why=str(result)))
+            else:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise result
+            if progress is not None:
+                progress(done, len(entries))
     if not files:
         raise ValueError(f"no file of {corpus.shown} can be read; the first: {skipped[0].why}")
     return files, tuple(skipped)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipeline.cluster.corpora import encoder_options, source_corpus
+from pipeline.cluster.corpora import changed_units, encoder_options, plan_corpus, source_corpus
 from pipeline.cluster.lifecycle import run_flow
 from pipeline.cluster.nightly import nightly
 from pipeline.cluster.session import ray_session
@@ -79,6 +79,13 @@ class Nights:
         """Have a night on the Ray that is there."""
         config = self.config(**sections)
         return run_flow(config, "nightly", nightly, reporter or Reporter(quiet=True))
+
+    def pending(self) -> dict[str, int]:
+        """Return what a dry run says of the next night."""
+        config, reporter = self.config(), Reporter(quiet=True)
+        corpus = source_corpus(config, "text", reporter)
+        planned = plan_corpus(config, corpus, "text", reporter, remember=False)
+        return changed_units(config, corpus, planned)
 
     def check(self, *, on_ray: bool = False) -> None:
         """Compare the dataset with a build of today's corpus from nothing by the same aligner.

@@ -64,6 +64,7 @@ def test_ten_nights(nights: Nights):
 
     # 2: additions. The shards of before are not touched.
     nights.new_rows("c", units=2)
+    assert nights.pending() == {"new_units": 2, "vanished_units": 0}
     with times_unchanged(nights.dataset):
         second = nights.run()
     assert second["fit"] is None
@@ -84,6 +85,7 @@ def test_ten_nights(nights: Nights):
     # 4: deletions of a file, and of the end of another.
     nights.delete("b")
     nights.write("c", nights.files["c"][:30])
+    assert nights.pending() == {"new_units": 1, "vanished_units": 3}
     fourth = nights.run()
     assert (fourth["added"], fourth["removed"], fourth["kept"]) == (1, 3, 4)
     nights.check(on_ray=True)
