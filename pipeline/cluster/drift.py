@@ -14,7 +14,6 @@ from pipeline.geometry.drift import Drift, RadialBins, TextStatistics, measure_d
 from pipeline.report.console import Reporter
 from pipeline.storage import locations
 from pipeline.storage.artifacts import read_artifact
-from pipeline.storage.locations import redact_url
 from pipeline.storage.slices import combined
 
 
@@ -26,19 +25,12 @@ class FittingText:
     bins: RadialBins | None
 
     @classmethod
-    def of(cls, aligner: str) -> FittingText:
-        """Return what the artifact at a URL carries.
-
-        Raises:
-            ValueError: when it carries no statistics of its fitting text.
-        """
+    def of(cls, aligner: str) -> FittingText | None:
+        """Return what the artifact at a URL carries, None when it was saved without."""
         _, tensors = read_artifact(aligner)
         text = with_prefix(tensors, "statistics.text.")
         if not text:
-            raise ValueError(
-                f"the aligner at {redact_url(aligner)} carries no statistics of its fitting text, "
-                "so drift cannot be measured; fit it with `anisoalign fit`"
-            )
+            return None
         bins = with_prefix(tensors, f"statistics.{RADIAL_BINS}.")
         return cls(
             TextStatistics.from_tensors(text), RadialBins.from_tensors(bins) if bins else None
@@ -67,19 +59,18 @@ class DriftReport:
 
 def check_drift(
     config: RunConfig,
-    aligner: str,
+    reference: FittingText,
     text: FitSide,
     fresh: frozenset[str],
     reporter: Reporter,
 ) -> tuple[DriftReport, CorpusStatistics]:
-    """Measure the drift of the `fresh` units (keys), and of the corpus, from an aligner's text.
+    """Measure the drift of the `fresh` units (keys), and of the corpus, from the fitting text.
 
     Statistics of units that were there before come from storage.
 
     Raises:
-        ValueError: when the aligner carries no statistics, or no row of the text can be used.
+        ValueError: when no row of the text can be used.
     """
-    reference = FittingText.of(aligner)
     folder = output(config, "statistics", "text-segments")
     bins = reference.bins
     name = combined("bins", bins.digest if bins else None, text.dimension)[:16]

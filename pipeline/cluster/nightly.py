@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pipeline.align.base import Aligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.cluster.corpora import embeddings_root, output, source_corpus
-from pipeline.cluster.drift import DriftReport, check_drift
+from pipeline.cluster.drift import DriftReport, FittingText, check_drift
 from pipeline.cluster.encode import described_encoder, encode_side
 from pipeline.cluster.fit import (
     FitReport,
@@ -60,15 +60,17 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         check_encoder(aligner, path, text.encoder, text.dimension)
         known = {receipt.planned_unit for receipt in previous.receipts} if previous else set()
         fresh = frozenset(unit.key for unit in text.plan.units if unit.key not in known)
-        found, statistics = check_drift(config, path, text, fresh, reporter)
-        drift = found.to_mapping()
-        if _act_on(config, found, previous, reporter) == "refit":
-            flows.append(encode_side(config, "image", reporter))
-            fitted = _refit(config, path, text, statistics, reporter)
-            again, _ = check_drift(config, path, text, fresh, reporter)
-            drift = {**again.to_mapping(), "before_refit": drift}
-        distances: dict[str, Any] = _flattened(drift)
-        reporter.event("drift", exceeded=drift["exceeded"], **distances)
+        reference = _reference(config, path, reporter)
+        if reference is not None:
+            found, statistics = check_drift(config, reference, text, fresh, reporter)
+            drift = found.to_mapping()
+            if _act_on(config, found, previous, reporter) == "refit":
+                flows.append(encode_side(config, "image", reporter))
+                fitted, reference = _refit(config, path, text, statistics, reporter)
+                again, _ = check_drift(config, reference, text, fresh, reporter)
+                drift = {**again.to_mapping(), "before_refit": drift}
+            distances: dict[str, Any] = _flattened(drift)
+            reporter.event("drift", exceeded=drift["exceeded"], **distances)
     published = synthesize(config, reporter, stored=True, drift=drift)
     flows.append(published)
     manifest = open_manifest(published.path)
@@ -170,6 +172,26 @@ def _is_published(previous: Manifest | None, text: FitSide, aligner: Aligner) ->
     return previous.source.get("digest") == text.plan.digest and aligner.fingerprint in made_by
 
 
+def _reference(config: RunConfig, path: str, reporter: Reporter) -> FittingText | None:
+    """Return what drift is measured from; None, said aloud, where the aligner does not tell.
+
+    Raises:
+        ValueError: then, when `nightly.on_drift` asks for more than a warning.
+    """
+    reference = FittingText.of(path)
+    if reference is None:
+        missing = (
+            f"the aligner at {redact_url(path)} carries no statistics of its fitting text, so "
+            "drift cannot be measured"
+        )
+        if config.nightly.on_drift != "warn":
+            raise ValueError(
+                f"{missing}; fit it with `anisoalign fit`, or set nightly.on_drift to warn"
+            )
+        reporter.say(f"warning: {missing}")
+    return reference
+
+
 def _act_on(
     config: RunConfig, drift: DriftReport, previous: Manifest | None, reporter: Reporter
 ) -> Literal["publish", "refit"]:
@@ -200,14 +222,17 @@ def _refit(
     text: FitSide,
     statistics: CorpusStatistics,
     reporter: Reporter,
-) -> FitReport:
+) -> tuple[FitReport, FittingText]:
     """Fit on the whole of today's corpus; the aligner of before is kept in aligners/."""
     kept = _kept_aligner(config, str(load_aligner(path).fingerprint))
     write_artifact(kept, *read_artifact(path))
     assert statistics.whole is not None
     moments = statistics.whole.moments
     store_moments(config, text, Reduced(moments, moments.count, statistics.rejected))
-    return fit(config, reporter)
+    fitted = fit(config, reporter)
+    reference = FittingText.of(path)
+    assert reference is not None, "a fit stores its statistics"
+    return fitted, reference
 
 
 def _flattened(drift: Mapping[str, Any]) -> dict[str, float]:

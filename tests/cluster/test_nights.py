@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.align import load_aligner
 from pipeline.report.console import Reporter
 from pipeline.storage import locations, open_manifest, versions
 from pipeline.storage.lease import Lease, LeaseHeldError
@@ -45,10 +46,19 @@ def test_a_damaged_aligner_is_not_fitted_again_unasked(
     assert rows_digest(nights.dataset) == before
     assert (aligner / "model.safetensors").read_bytes() != b"half"
 
+    # Drift from an aligner that does not say what it was fitted on cannot be measured.
+    load_aligner(str(aligner)).save(str(tmp_path / "plain"), {})
+    nights.new_rows("b", units=1)
+    path = {"path": str(tmp_path / "plain")}
+    with pytest.raises(ValueError, match=r"carries no statistics .*nightly.on_drift to warn"):
+        nights.run(aligner=path, nightly={"on_drift": "fail"})
+    plain = nights.run(aligner=path)
+    assert (plain["drift"], plain["added"], plain["unchanged"]) == (None, 1, False)
+
     # Another encoder is refused before anything is encoded with it.
     with pytest.raises(ValueError, match=r"was fitted on 128-wide .*use the same encoder"):
         nights.run(encoder={"model": "RN50", "pretrained": "random"})
-    assert len(versions(f"{nights.root}/run/embeddings/text")) == 1
+    assert len(versions(f"{nights.root}/run/embeddings/text")) == 2
 
 
 @pytest.mark.timeout(1800)  # a slow store fails 5 % of the requests, and many of those by silence
