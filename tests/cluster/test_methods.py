@@ -1,4 +1,4 @@
-"""Every method that needs no pairs, from two clouds to a verified dataset."""
+"""Every kind of method that needs no pairs, from two clouds to a verified dataset."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from pipeline.storage.planning import plan
 from tests.cluster.samples import TEXTS, cloud_config, dataset_rows, execute
 
 SETTINGS = {
-    "identity": {},
-    "centroid": {},
     "moment": {"moment": {"map": "whitening"}},
     "permuted": {"permuted": {"images": 200}},
     "c3": {"c3": {"deviation": 0.1}},
     "unicorn": {},
     "realign": {},
-    "bures-block": {"displacement": 0.8},
-    "bures-subspace": {"mixing": "identity"},
     "bures-gromov": {},
 }
+"""One of each kind: by moments, drawn by id with and without images, unnormalised, calibrated, with
+a frame frozen from image rows."""
 FLOAT16_STEP = 5e-4
 """Rounding to float16 of values below one."""
 
