@@ -178,8 +178,19 @@ def times_unchanged(root: str) -> Iterator[None]:
 def _identities(root: str) -> dict[str, Any]:
     folder = locations.join(root, "data")
     filesystem, _ = locations.resolve(folder)
-    filesystem.invalidate_cache()
     return {
-        entry.name: filesystem.modified(locations.resolve(entry.url)[1])
+        entry.name: _modified(filesystem, locations.resolve(entry.url)[1])
         for entry in locations.list_files(folder)
     }
+
+
+def _modified(filesystem: Any, path: str, tries: int = 20) -> Any:
+    """Return when a file was written; the store fails now and then, as it is meant to."""
+    for left in reversed(range(tries)):
+        try:
+            filesystem.invalidate_cache()
+            return filesystem.modified(path)
+        except OSError:
+            if not left:
+                raise
+    raise AssertionError
