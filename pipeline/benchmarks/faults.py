@@ -11,11 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipeline.demo.corpora import write_demo_corpora
@@ -128,16 +129,20 @@ class FaultTrial:
         return False
 
 
-def rows_digest(root: Path) -> tuple[int, str]:
+def rows_digest(root: str) -> tuple[int, str]:
     """Return the number of rows of a dataset and a digest of ids and embedding bytes, by id."""
+    receipts = open_manifest(root).receipts
+    return digest_of(read_shard(root, receipt, columns=[ID, EMBEDDING]) for receipt in receipts)
+
+
+def digest_of(tables: Iterable[pa.Table]) -> tuple[int, str]:
+    """Return the number of rows and a digest of ids and embedding bytes, by id."""
     rows: list[bytes] = []
-    for receipt in open_manifest(str(root)).receipts:
-        table = read_shard(str(root), receipt, columns=[ID, EMBEDDING])
+    for table in tables:
         width = table.schema.field(EMBEDDING).type.list_size
         values = table.column(EMBEDDING).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        for name, embedding in zip(
-            table.column(ID).to_pylist(), values.reshape(-1, width), strict=True
-        ):
+        names = table.column(ID).to_pylist()
+        for name, embedding in zip(names, values.reshape(-1, width), strict=True):
             rows.append(name.encode() + b"\0" + embedding.tobytes())
     return len(rows), hashlib.sha256(b"".join(sorted(rows))).hexdigest()
 
@@ -159,7 +164,7 @@ def run_faults(
     """
     trial = FaultTrial(folder, units=units, rows_per_unit=rows_per_unit)
     baseline = trial.uninterrupted(folder / "uninterrupted")
-    wanted = rows_digest(folder / "uninterrupted" / "dataset")
+    wanted = rows_digest(str(folder / "uninterrupted" / "dataset"))
     moments = random.Random(seed)
     interrupted, kept = [], []
     for number in range(kills):
@@ -182,7 +187,7 @@ def run_faults(
 
 def _check_readable(dataset: Path, wanted: tuple[int, str]) -> None:
     """Raise FaultError if a reader sees anything but nothing or the whole."""
-    if exists(str(dataset / POINTER)) and rows_digest(dataset) != wanted:
+    if exists(str(dataset / POINTER)) and rows_digest(str(dataset)) != wanted:
         raise FaultError(f"{dataset} shows a reader rows of an unfinished run")
 
 
@@ -203,7 +208,7 @@ def _check_resumed(
     problems = verify(str(dataset)).problems
     if problems:
         raise FaultError(f"{dataset} does not verify: {problems[0].path}: {problems[0].what}")
-    if rows_digest(dataset) != wanted:
+    if rows_digest(str(dataset)) != wanted:
         raise FaultError(f"{dataset} holds other rows than the uninterrupted run's")
     after = _written(output)
     again = [path for path, state in written.items() if after.get(path) != state]

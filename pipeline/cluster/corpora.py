@@ -11,7 +11,7 @@ from pipeline.report.console import Reporter
 from pipeline.stages.embed import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
-from pipeline.storage.manifest import POINTER, Manifest, open_manifest
+from pipeline.storage.manifest import Manifest, current_manifest
 from pipeline.storage.planning import Plan, plan
 
 Side = Literal["text", "image"]
@@ -144,12 +144,13 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
     if source is not None and source.holds_embeddings:
         return source
     root = embeddings_root(config, side)
-    if not locations.exists(locations.join(root, "current.json")):
+    manifest = current_manifest(root)
+    if manifest is None:
         raise ValueError(
             f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
             "encode` with this configuration first"
         )
-    stale = _staleness(config, source, open_manifest(root))
+    stale = _staleness(config, source, manifest)
     if stale is not None:
         raise ValueError(
             f"the {side} embeddings at {locations.redact_url(root)} were made from another "
@@ -161,9 +162,9 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
 def stored_embeddings(config: RunConfig, source: Corpus, source_plan: Plan) -> Corpus | None:
     """Return the encoded embeddings of this very corpus and encoder, None when there are none."""
     root = embeddings_root(config, source.modality)
-    if not locations.exists(locations.join(root, "current.json")):
+    manifest = current_manifest(root)
+    if manifest is None:
         return None
-    manifest = open_manifest(root)
     same = manifest.source.get("digest") == source_plan.digest
     if not same or _staleness(config, source, manifest) is not None:
         return None
@@ -206,9 +207,8 @@ def changed_units(config: RunConfig, corpus: Corpus, plan: Plan) -> dict[str, in
     if corpus.modality == "image" and not encoded:
         return {"new_units": 0, "vanished_units": 0}
     root = embeddings_root(config, corpus.modality) if encoded else output(config, "dataset")
-    before: set[str] = set()
-    if locations.exists(locations.join(root, POINTER)):
-        before = {receipt.planned_unit for receipt in open_manifest(root).receipts}
+    current = current_manifest(root)
+    before = {receipt.planned_unit for receipt in current.receipts} if current else set()
     now = {unit.key for unit in plan.units}
     return {"new_units": len(now - before), "vanished_units": len(before - now)}
 

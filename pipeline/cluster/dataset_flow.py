@@ -23,7 +23,7 @@ from pipeline.report.console import Reporter
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.lease import Lease
-from pipeline.storage.manifest import POINTER, Kind, Manifest, commit, open_manifest, redacted
+from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest, redacted
 from pipeline.storage.planning import Plan
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.shards import finished, whole
@@ -109,8 +109,7 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
     start = time.perf_counter()
     locations.check_writable(request.root)
     with take_lease(config, request.root, request.name, reporter) as lease:
-        there = locations.exists(locations.join(request.root, POINTER))
-        current = open_manifest(request.root) if there else None
+        current = current_manifest(request.root)
         if current is not None and _is_made_of_the_same(config, request, current):
             _check_rejects(config, request, current.receipts)
             _say_planned(request, reporter, current.units, current.receipts)

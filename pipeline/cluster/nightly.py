@@ -28,7 +28,7 @@ from pipeline.storage import locations
 from pipeline.storage.artifacts import read_artifact, write_artifact
 from pipeline.storage.collection import collect
 from pipeline.storage.locations import redact_url
-from pipeline.storage.manifest import POINTER, Manifest, open_manifest
+from pipeline.storage.manifest import POINTER, Manifest, current_manifest, open_manifest
 
 
 def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         ValueError: when an input cannot be used, or the text drifted and `on_drift` is fail. What
             was published before stays as it is.
     """
-    previous = _current(output(config, "dataset"))
+    previous = current_manifest(output(config, "dataset"))
     path = aligner_path(config)
     aligner = _aligner_there(config, path, previous)
     _check_settings(config, aligner, reporter)
@@ -158,10 +158,6 @@ def _mention_other_settings(config: RunConfig, aligner: Aligner, reporter: Repor
             "the aligner was fitted with other align settings and is used as it is; run "
             "`anisoalign fit` with this configuration to change it"
         )
-
-
-def _current(root: str) -> Manifest | None:
-    return open_manifest(root) if locations.exists(locations.join(root, POINTER)) else None
 
 
 def _is_published(previous: Manifest | None, text: FitSide, aligner: Aligner) -> bool:

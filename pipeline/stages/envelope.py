@@ -183,6 +183,22 @@ class UnitStage(ABC):
         return result
 
 
+class FirstStage(UnitStage):
+    """A stage that begins with a unit alone: a one-row block of its JSON."""
+
+    def open(self, block: pa.Table) -> tuple[pa.Table, Envelope]:
+        """Return an envelope for the unit; there are no rows yet."""
+        assert block.num_rows == 1, "one unit is one block"
+        return block, Envelope(Unit.from_json(block.column(ENVELOPE)[0].as_py()))
+
+
+def failure_row(envelope: Envelope, schema: pa.Schema) -> pa.Table:
+    """Return what a last stage gives for a unit that failed: `unit`, `failure`, the rest null."""
+    assert envelope.failure is not None, "the unit did not fail"
+    row = {"unit": envelope.unit.key, "failure": json.dumps(asdict(envelope.failure))}
+    return pa.Table.from_pylist([row], schema=schema)
+
+
 def reason_of(error: BaseException) -> str:
     """Return an exception as one line without credentials, with its type unless a ValueError."""
     message = redact_url(" ".join(str(error).split()))[:_REASON_LENGTH]

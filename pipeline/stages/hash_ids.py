@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.schema import ENVELOPE
-from pipeline.stages.envelope import Attempts, Envelope, Uncounted, UnitStage
-from pipeline.storage.corpus import Corpus, Unit
+from pipeline.stages.envelope import Attempts, Envelope, FirstStage, Uncounted, failure_row
+from pipeline.storage.corpus import Corpus
 from pipeline.storage.duplicates import id_hashes
 from pipeline.storage.id_hashes import write_id_hashes
 from pipeline.storage.reading import read_unit
@@ -18,7 +16,7 @@ _ROW = pa.schema([("unit", pa.string()), ("hashes", pa.binary()), ("failure", pa
 
 
 @dataclass(frozen=True)
-class HashIds(UnitStage):
+class HashIds(FirstStage):
     """Stage: a unit becomes one row with the 128-bit hashes of its good rows' ids.
 
     They are kept beside the dataset in `root` too, so that the next run need not read the unit.
@@ -32,11 +30,6 @@ class HashIds(UnitStage):
 
     stage = "hash ids"
 
-    def open(self, block: pa.Table) -> tuple[pa.Table, Envelope]:
-        """Return an envelope for the unit; there are no rows yet."""
-        assert block.num_rows == 1, "one unit is one block"
-        return block, Envelope(Unit.from_json(block.column(ENVELOPE)[0].as_py()))
-
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
         """Return the hashes; raises ValueError as `read_unit`."""
         del table
@@ -48,7 +41,4 @@ class HashIds(UnitStage):
 
     def failed(self, envelope: Envelope) -> pa.Table:
         """Return the failure of a unit."""
-        assert envelope.failure is not None, "the unit did not fail"
-        failure = json.dumps(asdict(envelope.failure))
-        row = {"unit": envelope.unit.key, "hashes": None, "failure": failure}
-        return pa.Table.from_pylist([row], schema=_ROW)
+        return failure_row(envelope, _ROW)

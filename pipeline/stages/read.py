@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.schema import ENVELOPE
-from pipeline.stages.envelope import Attempts, Envelope, Uncounted, UnitStage
-from pipeline.storage.corpus import Corpus, Unit
+from pipeline.stages.envelope import Attempts, Envelope, FirstStage, Uncounted
+from pipeline.storage.corpus import Corpus
 from pipeline.storage.duplicates import DuplicateIds
 from pipeline.storage.reading import read_unit
 
 
 @dataclass(frozen=True)
-class ReadUnit(UnitStage):
+class ReadUnit(FirstStage):
     """Stage: a one-row table with a unit (JSON) becomes the block of its rows."""
 
     corpus: Corpus
@@ -23,11 +22,6 @@ class ReadUnit(UnitStage):
     attempts: Attempts = field(default_factory=Uncounted)
 
     stage = "read"
-
-    def open(self, block: pa.Table) -> tuple[pa.Table, Envelope]:
-        """Return an envelope for the unit; there are no rows yet."""
-        assert block.num_rows == 1, "one unit is one block"
-        return block, Envelope(Unit.from_json(block.column(ENVELOPE)[0].as_py()))
 
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
         """Return all rows of the unit with their envelope; raises ValueError as `read_unit`."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipeline.stages.envelope import Attempts, Envelope, Uncounted, UnitStage
+from pipeline.stages.envelope import Attempts, Envelope, Uncounted, UnitStage, failure_row
 from pipeline.storage.shards import write_unit
 
 _ROW = pa.schema([("unit", pa.string()), ("receipt", pa.string()), ("failure", pa.string())])
@@ -45,7 +44,4 @@ class WriteShard(UnitStage):
 
     def failed(self, envelope: Envelope) -> pa.Table:
         """Return the failure of a unit that failed here or before."""
-        assert envelope.failure is not None, "the unit did not fail"
-        failure = json.dumps(asdict(envelope.failure))
-        row = {"unit": envelope.unit.key, "receipt": None, "failure": failure}
-        return pa.Table.from_pylist([row], schema=_ROW)
+        return failure_row(envelope, _ROW)

@@ -175,7 +175,7 @@ def commit(
     duplicate_rows = sum(unit.rows for unit in duplicate_units)
     if duplicate_rows:
         quarantined[RejectReason.DUPLICATE_ID.value] += duplicate_rows
-    current = open_manifest(root) if locations.exists(locations.join(root, POINTER)) else None
+    current = current_manifest(root)
     draft = Manifest(
         version="",
         parent=current.version if current else None,
@@ -318,6 +318,15 @@ def open_manifest(root: str, version: str | None = None) -> Manifest:
             "written; `anisoalign verify` says more"
         )
     return manifest
+
+
+def current_manifest(root: str) -> Manifest | None:
+    """Return the manifest of the current version, None where nothing was published.
+
+    Raises:
+        ValueError: as `open_manifest` does, for one that is there.
+    """
+    return open_manifest(root) if locations.exists(locations.join(root, POINTER)) else None
 
 
 def versions(root: str) -> list[str]:

@@ -21,7 +21,7 @@ def test_killed_nights_are_resumed_to_the_same_rows(tmp_path: Path):
 
     # The checks themselves: other rows, or a shard written again, are found out.
     output = tmp_path / "uninterrupted"
-    wanted = rows_digest(output / "dataset")
+    wanted = rows_digest(str(output / "dataset"))
     with pytest.raises(FaultError, match="other rows"):
         _check_resumed(output, (wanted[0], "0"), {})
     path = open_manifest(str(output / "dataset")).receipts[0].path

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import torch
 
+from pipeline.benchmarks.faults import digest_of, rows_digest
 from pipeline.cluster.corpora import changed_units, encoder_options, plan_corpus, source_corpus
 from pipeline.cluster.lifecycle import run_flow
 from pipeline.cluster.nightly import nightly
@@ -123,24 +123,6 @@ class Nights:
             column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
             yield pa.table({ID: table.column(ID), EMBEDDING: column})
         torch.set_num_threads(threads)
-
-
-def rows_digest(root: str) -> tuple[int, str]:
-    """Return the number of rows of a dataset and a digest of ids and embedding bytes, by id."""
-    receipts = open_manifest(root).receipts
-    return digest_of(read_shard(root, receipt, columns=[ID, EMBEDDING]) for receipt in receipts)
-
-
-def digest_of(tables: Iterable[pa.Table]) -> tuple[int, str]:
-    """Return the number of rows and a digest of ids and embedding bytes, by id."""
-    rows = []
-    for table in tables:
-        width = table.schema.field(EMBEDDING).type.list_size
-        values = table.column(EMBEDDING).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        names = table.column(ID).to_pylist()
-        for name, embedding in zip(names, values.reshape(-1, width), strict=True):
-            rows.append(name.encode() + b"\0" + embedding.tobytes())
-    return len(rows), hashlib.sha256(b"".join(sorted(rows))).hexdigest()
 
 
 def ids_of(root: str) -> set[str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.benchmarks.faults import rows_digest
 from pipeline.storage import open_manifest, verify
 from pipeline.storage.locations import UnwritableError
 from tests.cluster.conftest import World
-from tests.cluster.nights import Nights, rows_digest
+from tests.cluster.nights import Nights
 
 
 class Disk:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.align import load_aligner
+from pipeline.benchmarks.faults import rows_digest
 from pipeline.report.console import Reporter
 from pipeline.storage import locations, open_manifest, versions
 from pipeline.storage.lease import Lease, LeaseHeldError
 from tests.cluster.conftest import World
-from tests.cluster.nights import KilledAfter, Nights, rows_digest, times_unchanged
+from tests.cluster.nights import KilledAfter, Nights, times_unchanged
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from pipeline.benchmarks.faults import rows_digest
 from pipeline.cluster.synthesize import synthesize
 from pipeline.storage import open_manifest, verify
 from tests.cluster.conftest import Run, World
-from tests.cluster.nights import rows_digest
 from tests.cluster.samples import execute, small_config
 
 
