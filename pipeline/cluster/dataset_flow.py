@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from pipeline import __version__
 from pipeline.cluster.duplicates import find_duplicate_ids, may_share_ids
+from pipeline.cluster.indexing import has_index, index_dataset, needs_index
 from pipeline.cluster.leases import take_lease
 from pipeline.cluster.session import user_error
 from pipeline.cluster.units import UnitFlow
@@ -116,6 +117,9 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
             return _report(request, current, current, current.units, 0, start, reporter)
         receipts, reused, retried = _all_receipts(config, request, current, lease, reporter)
         _check_rejects(config, request, receipts)
+        index = None
+        if needs_index(request.kind):
+            index = index_dataset(request.root, receipts, current, reporter, lease.check)
         manifest = commit(
             request.root,
             kind=request.kind,
@@ -131,6 +135,7 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
             skipped_files=[vars(skipped) for skipped in request.plan.skipped_files],
             run_id=reporter.run_id,
             drift=request.drift,
+            index=index,
             before_publish=lease.check,
         )
         return _report(request, current, manifest, reused, retried, start, reporter)
@@ -159,6 +164,7 @@ def _is_made_of_the_same(config: RunConfig, request: DatasetRequest, current: Ma
         and (current.ids_checked or not config.rejects.check_ids or not may_share_ids(request.plan))
         and all(receipt.fingerprint == request.fingerprint for receipt in current.receipts)
         and whole(request.root, current.receipts)
+        and (has_index(request.root, current) or not needs_index(request.kind))
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pipeline.storage import locations
 from pipeline.storage.card import write_card
 from pipeline.storage.id_hashes import IDS
+from pipeline.storage.id_index import INDEX
 from pipeline.storage.lease import Lease
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import (
@@ -27,6 +28,7 @@ _OURS = {
     QUARANTINE: re.compile(r"[0-9a-f]{32}\.parquet"),
     RECEIPTS: re.compile(r"[0-9a-f]{32}\.json"),
     IDS: re.compile(r"(?P<unit>[0-9a-f]+)-[0-9a-f]{16}\.hashes"),
+    INDEX: re.compile(r"[0-9a-f]{32}\.safetensors"),
 }
 """The names that we give; a file of another name is the user's."""
 _AT_ONCE = 500
@@ -38,9 +40,9 @@ _LEFTOVER_SECONDS = 3600.0
 class Collection:
     """What a collection deletes and keeps: names of versions, oldest first, and files.
 
-    `files` are relative to the dataset folder, receipts and hashes before shards; `bytes` is
-    theirs. Manifests of dropped versions are not among them, nor the `leftovers` (temporary files
-    and uploads of killed processes), which are counted as they are deleted.
+    `files` are relative to the dataset folder, receipts, hashes and index segments before shards;
+    `bytes` is theirs. Manifests of dropped versions are not among them, nor the `leftovers`
+    (temporary files and uploads of killed processes), which are counted as they are deleted.
     """
 
     kept: tuple[str, ...]
@@ -122,9 +124,10 @@ class _Needed:
         files: set[str] = set()
         units: set[str] = set()
         for manifest in manifests:
+            files |= manifest.files.keys()
             for receipt in manifest.receipts:
                 name = receipt.path.rsplit("/", 1)[-1].removesuffix(".parquet")
-                files |= {*receipt.files, f"{RECEIPTS}/{name}.json"}
+                files.add(f"{RECEIPTS}/{name}.json")
                 units.add(receipt.planned_unit)
         return cls(frozenset(files), frozenset(units))
 
@@ -151,8 +154,8 @@ def _kept_manifest(root: str, name: str, current: str) -> Manifest:
 
 
 def _our_files(root: str) -> Iterator[FileEntry]:
-    """Yield the files that have names of ours, relative to `root`; receipts and hashes first."""
-    for folder in (RECEIPTS, IDS, DATA, QUARANTINE):
+    """Yield the files that have names of ours, relative to `root`; shards come last."""
+    for folder in (RECEIPTS, IDS, INDEX, DATA, QUARANTINE):
         for entry in locations.list_files(locations.join(root, folder)):
             if _OURS[folder].fullmatch(entry.name):
                 yield FileEntry(url=entry.url, name=f"{folder}/{entry.name}", size=entry.size)

@@ -190,7 +190,7 @@ def rollback(root: str, version: str, run_id: str) -> Manifest:
                 f"version {version} of {redact_url(root)} was changed after it was written; "
                 "choose another one"
             )
-        missing = missing_files(root, manifest.receipts)
+        missing = missing_files(root, manifest.files)
         if missing:
             raise ValueError(
                 f"version {version} of {redact_url(root)} is not whole: missing or of another "

@@ -20,7 +20,9 @@ from pipeline.schema import SCHEMA_VERSION, RejectReason
 from pipeline.storage import locations
 from pipeline.storage.card import write_card
 from pipeline.storage.corpus import Unit
+from pipeline.storage.id_index import IndexSegment
 from pipeline.storage.locations import StoreError, redact_url
+from pipeline.storage.manifest_checks import check_fields
 from pipeline.storage.receipts import (
     JsonText,
     Kinds,
@@ -58,7 +60,12 @@ _KINDS: Kinds = {
     "aligner": (dict, type(None)),
     "software": (dict,),
 }
-_OPTIONAL: Kinds = {"run": (str,), "changes": (dict,), "drift": (dict, type(None))}
+_OPTIONAL: Kinds = {
+    "run": (str,),
+    "changes": (dict,),
+    "drift": (dict, type(None)),
+    "index": (list, type(None)),
+}
 """Fields that manifests of earlier releases don't have."""
 
 
@@ -68,7 +75,8 @@ class Manifest:
 
     `source` says which corpus it was made from: path, columns and the digest of the plan. `run` is
     the run's id; `changes` the keys of units "added", "removed" and "kept" against the parent,
-    empty in manifests of earlier releases; `drift` what a night measured against the aligner.
+    empty in manifests of earlier releases; `drift` what a night measured against the aligner;
+    `index` the segments of the id index, None where there is none (earlier releases, embeddings).
     """
 
     version: str
@@ -92,6 +100,13 @@ class Manifest:
     run: str = ""
     changes: dict[str, list[str]] = field(default_factory=dict)
     drift: dict[str, Any] | None = None
+    index: tuple[IndexSegment, ...] | None = None
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The sizes in bytes of all shards, quarantine shards and index segments, by path."""
+        files = {path: size for one in self.receipts for path, size in one.files.items()}
+        return files | {segment.path: segment.bytes for segment in self.index or ()}
 
     @property
     def unit_rows(self) -> bool:
@@ -115,18 +130,12 @@ class Manifest:
         """Return the manifest that `to_json` wrote; raises ValueError if it is not one."""
         values = checked(parsed(text, "manifest"), _KINDS, "manifest", _OPTIONAL)
         check_counts(values["quarantined"], "manifest")
-        for one in (*values["duplicate_units"], *values["skipped_files"]):
-            if not isinstance(one, dict):
-                raise ValueError("not a manifest: a unit or file listed in it is no object")
-        for one in values["duplicate_units"]:
-            if not isinstance(one.get("unit"), str) or type(one.get("rows")) is not int:
-                raise ValueError("not a manifest: a duplicate unit has no key or no rows")
-        _check_changes(values.get("changes", {}))
-        if min(values["rows"], values["units"]) < 0 or not 1 <= values["dimension"] <= 2**20:
-            raise ValueError("not a manifest: rows, units or dimension cannot be")
+        check_fields(values)
         values["receipts"] = tuple(Receipt.from_dict(one) for one in values["receipts"])
         values["duplicate_units"] = tuple(values["duplicate_units"])
         values["skipped_files"] = tuple(values["skipped_files"])
+        if values.get("index") is not None:
+            values["index"] = tuple(IndexSegment.from_dict(one) for one in values["index"])
         return cls(**values)
 
 
@@ -154,16 +163,17 @@ def commit(
     skipped_files: Sequence[Mapping[str, str]] = (),
     run_id: str = "",
     drift: Mapping[str, Any] | None = None,
+    index: Sequence[IndexSegment] | None = None,
     before_publish: Callable[[], None] | None = None,
 ) -> Manifest:
     """Publish a new version of the dataset in `root` and return its manifest.
 
     Where nothing differs from the current version (shards, source, encoder, aligner, duplicates,
-    skipped files, ids checked now), the current one stays and is returned. URLs lose their
-    credentials on the way. One writer at a time, the caller sees to it: the version's number is the
-    highest there plus one, and a manifest that is there is never written over. `before_publish` is
-    called right before manifest, card and pointer are written; what it raises leaves the current
-    version current.
+    skipped files, ids checked now, an id index now), the current one stays and is
+    returned. URLs lose their credentials on the way. One writer at a time, the caller sees to it:
+    the version's number is the highest there plus one, and a manifest that is there is never
+    written over. `before_publish` is called right before manifest, card and pointer are written;
+    what it raises leaves the current version current.
 
     Raises:
         ValueError: if the folder cannot be written, or its current manifest is damaged.
@@ -200,10 +210,11 @@ def commit(
         run=run_id,
         changes=_changes(current, ordered),
         drift=None if drift is None else redacted(dict(drift)),
+        index=None if index is None else tuple(sorted(index, key=lambda segment: segment.path)),
     )
     digest = content_digest(draft)
     same = current is not None and content_digest(current) == digest
-    if current is not None and same and (current.ids_checked or not draft.ids_checked):
+    if current is not None and same and _has_all_of(current, draft):
         return current
     check = before_publish or _nothing
     number = _next_number(root)
@@ -217,6 +228,12 @@ def commit(
         number += 1  # another's, who was taken for dead
     publish(root, manifest, hashlib.sha256(data).hexdigest(), check)
     return manifest
+
+
+def _has_all_of(current: Manifest, draft: Manifest) -> bool:
+    """Return whether a version of the same content has what a new one would add to it."""
+    checked_ids = current.ids_checked or not draft.ids_checked
+    return checked_ids and (draft.index is None or draft.index == current.index)
 
 
 def publish(root: str, manifest: Manifest, sha256: str, check: Callable[[], None]) -> None:
@@ -291,9 +308,8 @@ def read_version(root: str, version: str) -> tuple[Manifest, str]:
             release wrote it.
     """
     manifest, sha256 = load_version(root, version)
-    for receipt in manifest.receipts:
-        for path in receipt.files:
-            locations.join_inside(root, path)
+    for path in manifest.files:
+        locations.join_inside(root, path)
     if manifest.schema_version > SCHEMA_VERSION:
         raise ValueError(
             f"{redact_url(root)} has schema version {manifest.schema_version}, newer than "
@@ -382,11 +398,3 @@ def _changes(parent: Manifest | None, receipts: Sequence[Receipt]) -> dict[str, 
     now = {receipt.unit for receipt in receipts}
     found = {"added": now - before, "removed": before - now, "kept": now & before}
     return {change: sorted(units) for change, units in found.items()}
-
-
-def _check_changes(changes: Mapping[str, object]) -> None:
-    lists = changes.values()
-    if (changes and changes.keys() != {"added", "removed", "kept"}) or not all(
-        isinstance(units, list) and all(isinstance(unit, str) for unit in units) for units in lists
-    ):
-        raise ValueError("not a manifest: changes are not lists of units added, removed and kept")

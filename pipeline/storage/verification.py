@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +18,8 @@ import pyarrow.parquet as pq
 from pipeline.schema import EMBEDDING, ID, QUARANTINE_SCHEMA, SCHEMA_VERSION
 from pipeline.storage import locations
 from pipeline.storage.duplicates import DuplicateIds, Hashes, hash_ids
+from pipeline.storage.id_index import ShardIds
+from pipeline.storage.index_verification import index_problems
 from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.manifest import (
     POINTER,
@@ -26,6 +30,7 @@ from pipeline.storage.manifest import (
     read_pointer,
 )
 from pipeline.storage.receipts import Receipt
+from pipeline.storage.row_groups import embedding_groups
 from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY
 
 _WORKERS = 4
@@ -54,10 +59,11 @@ class VerificationReport:
 
 @dataclass(kw_only=True)
 class _Findings:
-    """What was found in one shard: problems by path, the ids' hashes (n, 2)."""
+    """What was found in one shard: problems by path, the ids' hashes (n, 2), its groups (g, 2)."""
 
     problems: list[Problem] = field(default_factory=list)
     hashes: Hashes = field(default_factory=lambda: np.empty((0, 2), np.uint64))
+    groups: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     def add(self, path: str, what: str) -> None:
         self.problems.append(Problem(path=path, what=what))
@@ -89,15 +95,19 @@ def verify(
         where = f"{VERSIONS}/{version}.json"
     for what in (*_wrong_totals(manifest), *_wrong_changes(root, manifest)):
         findings.add(where, what)
-    hashes: list[Hashes] = []
+    shards: dict[str, ShardIds] = {}
     with ThreadPoolExecutor(_WORKERS) as pool:
         found = pool.map(lambda receipt: _verify_shard(root, manifest, receipt), manifest.receipts)
-        for done, one in enumerate(found, start=1):
+        checked = zip(manifest.receipts, found, strict=True)
+        for done, (receipt, one) in enumerate(checked, start=1):
             findings.problems += one.problems
-            hashes.append(one.hashes)
+            shards[receipt.path] = ShardIds(receipt.path, one.hashes, one.groups)
             if progress is not None:
                 progress(done, len(manifest.receipts))
-    for path, count in _shared_ids(manifest.receipts, hashes):
+    damaged = {problem.path for problem in findings.problems}
+    for path, what in index_problems(root, manifest, shards, damaged):
+        findings.add(path, what)
+    for path, count in _shared_ids(list(shards.values())):
         findings.add(path, f"{count} ids stand in another shard too")
     return VerificationReport(
         version=manifest.version,
@@ -158,6 +168,8 @@ def _verify_shard(root: str, manifest: Manifest, receipt: Receipt) -> _Findings:
         parquet = _opened(data, receipt.path, receipt.rows, receipt.unit, findings)
         if parquet is not None:
             _check_rows(parquet, manifest, receipt, findings)
+            if receipt.path not in {problem.path for problem in findings.problems}:
+                findings.groups = embedding_groups(io.BytesIO(data), parquet)
     _check_quarantine(root, receipt, findings)
     return findings
 
@@ -321,14 +333,13 @@ def _check_quarantine(root: str, receipt: Receipt, findings: _Findings) -> None:
         findings.add(path, f"holds {dict(counts)}, its receipt says {receipt.quarantined}")
 
 
-def _shared_ids(receipts: Sequence[Receipt], hashes: Sequence[Hashes]) -> Iterator[tuple[str, int]]:
+def _shared_ids(shards: Sequence[ShardIds]) -> Iterator[tuple[str, int]]:
     """Yield (path, count) of the shards with ids that an earlier shard has."""
-    shards = [(receipt.path, one) for receipt, one in zip(receipts, hashes, strict=True)]
-    shared = DuplicateIds.from_units(shards)
-    for path, one in shards if len(shared) else []:
-        count = int(shared.rejected(path, one).sum())
+    shared = DuplicateIds.from_units([(shard.path, shard.hashes) for shard in shards])
+    for shard in shards if len(shared) else []:
+        count = int(shared.rejected(shard.path, shard.hashes).sum())
         if count:
-            yield path, count
+            yield shard.path, count
 
 
 def _line(error: BaseException) -> str:

@@ -190,7 +190,8 @@ def test_finished_on_any_store(place, corpus):
     locations.remove(locations.join(place, receipts[units[0].key].path))
     assert list(finished(place, units, "f")) == [unit.key for unit in units[1:]]
     assert not whole(place, list(receipts.values()))
-    assert missing_files(place, list(receipts.values())) == [receipts[units[0].key].path]
+    files = {path: size for one in receipts.values() for path, size in one.files.items()}
+    assert missing_files(place, files) == [receipts[units[0].key].path]
 
 
 def test_what_is_known_is_not_read_again(root, corpus, monkeypatch):

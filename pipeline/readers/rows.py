@@ -1,0 +1,136 @@
+"""Rows of shards, a range at a time: only the row groups and columns asked for are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.readers.version import PinnedVersion, shard_error
+from pipeline.schema import EMBEDDING
+from pipeline.storage import locations
+from pipeline.storage.row_groups import plain_embeddings
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows: all columns but the embeddings, and those (n, d), None if not asked for."""
+
+    others: pa.Table
+    embeddings: npt.NDArray[Any] | None
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return the rows [start, stop)."""
+        values = None if self.embeddings is None else self.embeddings[start:stop]
+        return Rows(self.others.slice(start, stop - start), values)
+
+
+class RowReader:
+    """Reads ranges of rows of a version's shards; keeps one shard open and one row group."""
+
+    def __init__(self, version: PinnedVersion, columns: Sequence[str]) -> None:
+        self._version = version
+        self._others = [name for name in columns if name != EMBEDDING]
+        self._embeds = EMBEDDING in columns
+        self._number = -1
+        self._file: Any = None
+        self._parquet: pq.ParquetFile | None = None
+        self._starts: list[int] = []
+        self._group = -1
+        self._rows: Rows | None = None
+
+    def close(self) -> None:
+        """Close the shard that is open."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._parquet = self._rows = None
+        self._number = self._group = -1
+
+    def schema(self, shard: int) -> pa.Schema:
+        """Return the schema of a shard."""
+        self._open(shard)
+        assert self._parquet is not None
+        return self._parquet.schema_arrow
+
+    def read(self, shard: int, start: int, stop: int) -> Iterator[Rows]:
+        """Yield the rows [start, stop) of a shard, a row group's at a time.
+
+        Raises:
+            ShardError: if it is missing, damaged, or not what its manifest says.
+        """
+        self._open(shard)
+        for group in range(len(self._starts) - 1):
+            first, end = self._starts[group], self._starts[group + 1]
+            if first < stop and end > start:
+                begin = max(start, first)
+                yield self._read_group(group).part(begin - first, min(stop, end) - first)
+
+    def _open(self, shard: int) -> None:
+        if shard == self._number:
+            return
+        self.close()
+        one = self._version.shards[shard]
+        url = locations.join_inside(self._version.root, one.path)
+        try:
+            self._file = locations.open_for_reading(url)
+            size = self._file.seek(0, 2)
+            if size != one.bytes:
+                raise shard_error(
+                    self._version.root, one.path, f"it has {size} bytes, not the {one.bytes} it had"
+                )
+            self._parquet = pq.ParquetFile(self._file)
+        except FileNotFoundError:
+            raise shard_error(self._version.root, one.path, "it is missing") from None
+        except (pa.ArrowException, OSError) as error:
+            raise shard_error(self._version.root, one.path, _line(error)) from error
+        metadata = self._parquet.metadata
+        self._starts = [0]
+        for group in range(metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+        if self._starts[-1] != one.rows:
+            rows = self._starts[-1]
+            raise shard_error(
+                self._version.root, one.path, f"it has {rows} rows, not the {one.rows} it had"
+            )
+        self._number = shard
+
+    def _read_group(self, group: int) -> Rows:
+        if group != self._group or self._rows is None:
+            assert self._parquet is not None
+            self._rows = None  # before the next is read, so that never two are held
+            try:
+                self._rows = self._decoded(self._parquet, group)
+            except (pa.ArrowException, OSError) as error:
+                path = self._version.shards[self._number].path
+                raise shard_error(self._version.root, path, _line(error)) from error
+            self._group = group
+        return self._rows
+
+    def _decoded(self, parquet: pq.ParquetFile, group: int) -> Rows:
+        values, columns = None, list(self._others)
+        if self._embeds:
+            values = plain_embeddings(self._file, parquet, group)
+            columns += [EMBEDDING] if values is None else []
+        table = parquet.read_row_group(group, columns=columns, use_threads=False)
+        if self._embeds and values is None:
+            values = stored_embeddings(table)
+        return Rows(table.select(self._others), values)
+
+
+def stored_embeddings(table: pa.Table) -> npt.NDArray[Any]:
+    """Return the embeddings (n, d) of a table in their stored dtype; no copy of a single chunk."""
+    dimension = table.schema.field(EMBEDDING).type.list_size
+    parts = [
+        chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
+        for chunk in table.column(EMBEDDING).chunks
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _line(error: BaseException) -> str:
+    return locations.redact_url((str(error).splitlines() or [type(error).__name__])[0])
