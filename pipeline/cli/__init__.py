@@ -10,6 +10,7 @@ from pipeline import __version__
 from pipeline.cli.bench import bench
 from pipeline.cli.configuration import config
 from pipeline.cli.evaluate import evaluate
+from pipeline.cli.export import export
 from pipeline.cli.nightly import nightly
 from pipeline.cli.results import verify
 from pipeline.cli.runs import demo, encode, fit, run, synthesize
@@ -33,6 +34,7 @@ for _command in (
     versions,
     rollback,
     gc,
+    export,
     evaluate,
     bench,
     config,
