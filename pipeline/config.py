@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.align.settings import PAIRED_METHODS, AlignSettings
+from pipeline.evaluation.downstream.settings import DownstreamSettings
+from pipeline.export.conversations import ConversationSettings
 
 DEMO_CAPTIONS = "demo:captions"
 DEMO_IMAGES = "demo:images"
@@ -218,6 +220,8 @@ class RunConfig(Section):
     ray: RaySection = RaySection()
     lease: LeaseSection = LeaseSection()
     nightly: NightlySection = NightlySection()
+    conversations: ConversationSettings = ConversationSettings()
+    downstream: DownstreamSettings = DownstreamSettings()
     demo: DemoSection = DemoSection()
 
     def to_mapping(self) -> dict[str, Any]:

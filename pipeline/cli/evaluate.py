@@ -1,4 +1,4 @@
-"""The commands that measure methods: evaluate geometry, evaluate compare."""
+"""The commands that measure methods: evaluate geometry, downstream and compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.align.settings import METHODS
-from pipeline.cli.common import Output, common_options
+from pipeline.cli.common import Output, common_options, set_option
 from pipeline.evaluation import DEFAULT_METHODS
 
 
@@ -161,6 +161,58 @@ def geometry(
         page = write_report(Path(out), found.metrics, found.curves, title)
         click.echo(f"report: {page}")
     return found.metrics
+
+
+_QUICK = (
+    "downstream.seeds=2",
+    "downstream.captions=2000",
+    "downstream.test_images=1000",
+    "downstream.methods=[identity, realign, anisoalign]",
+)
+"""What --quick sets: ten minutes on 2 cores instead of an hour."""
+
+
+@evaluate.command()
+@click.argument("pairs", required=False, type=click.Path(dir_okay=False))
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    required=True,
+    help="Configuration; its `downstream` section says what is trained.",
+)
+@set_option
+@click.option("--quick", is_flag=True, help="Fewer seeds, methods and captions: ten minutes.")
+@common_options
+def downstream(
+    pairs: str | None, config: str, settings: Sequence[str], quick: bool, output: Output
+) -> dict[str, Any]:
+    """Train small multimodal LMs on each method's substitutes and ask them about real images.
+
+    PAIRS (.npz or .parquet with `image`, `text` and `caption`) takes the place of the packaged
+    world. Writes downstream/ in the output; a run that was stopped goes on with its next trial.
+    """
+    from pipeline.cluster.downstream import evaluate_downstream
+    from pipeline.cluster.lifecycle import run_flow
+    from pipeline.config import load_config
+    from pipeline.report.downstream import downstream_rows
+
+    loaded = load_config(config, (*(_QUICK if quick else ()), *settings))
+    given = None
+    if pairs is not None:
+        from pipeline.evaluation.downstream.captioned_pairs import read_captioned_pairs
+
+        given = read_captioned_pairs(pairs)
+
+    def flow(config: Any, reporter: Any) -> dict[str, Any]:
+        return evaluate_downstream(config, reporter, given)
+
+    summary = run_flow(
+        loaded, "evaluate downstream", flow, output.reporter, verbose=output.shows_ray
+    )
+    columns = ["trained on", "method", "average", "interval", "closed"]
+    output.reporter.table("Asked about real images", columns, downstream_rows(summary))
+    click.echo(f"report: {summary['report']}")
+    return summary
 
 
 @evaluate.command()

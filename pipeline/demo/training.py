@@ -27,17 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.demo.world import (
-    BACKGROUNDS,
-    COLOURS,
-    IMAGE_SIZE,
-    LIGHTS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    TRAINING_INDEX,
-    Scene,
-)
+from pipeline.demo.telling import BACKGROUNDS, COLOURS, LIGHTS, RELATIONS, SHAPES, SIZES
+from pipeline.demo.world import IMAGE_SIZE, TRAINING_INDEX, Scene
 
 TEMPERATURE = 0.01
 CONTEXT_LENGTH = 32

@@ -8,13 +8,26 @@ information imbalance is what keeps the modality gap of an encoder trained here 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from pipeline.demo.telling import (
+    BACKGROUNDS,
+    LIGHTS,
+    OPENINGS,
+    OPPOSITE,
+    RELATIONS,
+    SHAPES,
+    Named,
+    Telling,
+    phrase,
+    word,
+)
 
 IMAGE_SIZE = 64
 """Height and width of a picture, in pixels."""
@@ -26,43 +39,6 @@ TRAINING_INDEX = 1_000_000_000
 """Where the scenes of captions, images, held-out pairs and training begin, in any world."""
 STREAM_SCENES = 10_000_000
 """Scenes that a stream below training has."""
-
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "hexagon")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
-SIZES = ("small", "medium", "large")
-RELATIONS = ("left of", "right of", "above", "below")
-BACKGROUNDS = ("plain", "striped", "checkered", "dotted")
-LIGHTS = ("even", "left", "right", "top", "bottom")
-"""Where the gradient of the background is brightest; "even" has none."""
-
-_SYNONYMS: dict[str, tuple[str, ...]] = {
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "cross": ("cross", "plus sign"),
-    "ring": ("ring", "hoop"),
-    "diamond": ("diamond", "rhombus"),
-    "purple": ("purple", "violet"),
-    "cyan": ("cyan", "turquoise"),
-    "small": ("small", "tiny", "little"),
-    "medium": ("medium", "mid-sized"),
-    "large": ("large", "big", "huge"),
-    "left of": ("left of", "to the left of"),
-    "right of": ("right of", "to the right of"),
-    "above": ("above", "over"),
-    "below": ("below", "under", "beneath"),
-    "plain": ("on a plain background", "against a plain backdrop"),
-    "striped": ("on a striped background", "against stripes"),
-    "checkered": ("on a checkered background", "against a checkerboard"),
-    "dotted": ("on a dotted background", "against polka dots"),
-    "even": ("in even light",),
-    "left": ("lit from the left", "brighter on the left"),
-    "right": ("lit from the right", "brighter on the right"),
-    "top": ("lit from the top", "brighter at the top"),
-    "bottom": ("lit from the bottom", "brighter at the bottom"),
-}
-_NAMELESS = ("shape", "object", "figure")
-_OPENINGS = ("", "", "", "a picture of ", "there is ", "we see ", "an image with ")
-_OPPOSITE = (1, 0, 3, 2)
 
 _DROP_SHAPE = 0.10
 _DROP_COLOUR = 0.12
@@ -148,43 +124,70 @@ class Scene:
         _scatter(canvas, int(rng.integers(0, 2)), rng)
         return np.clip(canvas, 0, 255).astype(np.uint8)
 
+    def telling(self, variant: int = 0) -> Telling:
+        """Return what a caption of this scene names: a seeded choice of what to leave out."""
+        chance = self._chances(variant)
+        figures = [_named(self.first, chance[0:6]), _named(self.second, chance[6:12])]
+        relation: int | None = self.relation
+        if chance[12] < 0.5:
+            figures.reverse()
+            relation = OPPOSITE[self.relation]
+        if chance[13] < _DROP_SECOND:
+            figures.pop()
+        if len(figures) < 2 or chance[14] < _DROP_RELATION:
+            relation = None
+        return Telling(
+            figures=tuple(figures),
+            relation=relation,
+            background=self.background if chance[16] >= _DROP_BACKGROUND else None,
+            light=self.light if chance[18] >= _DROP_LIGHT else None,
+        )
+
+    def everything(self) -> Telling:
+        """Return all that captions can name of this scene, nothing left out."""
+        return Telling(
+            figures=(Named(*self.first), Named(*self.second)),
+            relation=self.relation,
+            background=self.background,
+            light=self.light,
+        )
+
     def caption(self, variant: int = 0) -> str:
-        """Write a caption: a seeded choice of what to leave out and of the words for the rest.
+        """Write a caption: what `telling` names, in seeded words.
 
         Args:
             variant: which of the scene's captions; each drops attributes anew.
         """
-        rng = self._generator(2 + variant)
-        chance: list[float] = rng.random(24).tolist()
-        figures = [self._phrase(self.first, chance[0:6]), self._phrase(self.second, chance[6:12])]
-        relation = self.relation
-        if chance[12] < 0.5:
-            figures.reverse()
-            relation = _OPPOSITE[relation]
-        if chance[13] < _DROP_SECOND:
-            words = figures[0]
-        elif chance[14] < _DROP_RELATION:
-            words = f"{figures[0]} {('and', 'next to', 'with')[int(chance[15] * 3)]} {figures[1]}"
-        else:
-            words = f"{figures[0]} {_word(RELATIONS[relation], chance[15])} {figures[1]}"
-        if chance[16] >= _DROP_BACKGROUND:
-            words = f"{words} {_word(BACKGROUNDS[self.background], chance[17])}"
-        if chance[18] >= _DROP_LIGHT:
-            words = f"{words}, {_word(LIGHTS[self.light], chance[19])}"
-        return _OPENINGS[int(chance[20] * len(_OPENINGS))] + words
+        return self._words(self.telling(variant), variant)
 
-    def _phrase(self, figure: Figure, chance: list[float]) -> str:
-        words: list[str] = []
-        if chance[0] >= _DROP_SIZE:
-            words.append(_word(SIZES[figure.size], chance[1]))
-        if chance[2] >= _DROP_COLOUR:
-            words.append(_word(COLOURS[figure.colour], chance[3]))
-        if chance[4] >= _DROP_SHAPE:
-            words.append(_word(SHAPES[figure.shape], chance[5]))
-        else:
-            words.append(_NAMELESS[int(chance[5] * len(_NAMELESS))])
-        article = "an" if words[0][0] in "aeiou" else "a"
-        return " ".join((article, *words))
+    def description(self, variant: int = 0) -> str:
+        """Write a caption that leaves nothing out, in the words of `caption`."""
+        told = self.everything()
+        if self._chances(variant)[12] < 0.5:
+            first, second = told.figures
+            told = replace(told, figures=(second, first), relation=OPPOSITE[self.relation])
+        return self._words(told, variant)
+
+    def _words(self, told: Telling, variant: int) -> str:
+        chance = self._chances(variant)
+        of_figures = [chance[0:6], chance[6:12]]
+        if chance[12] < 0.5:
+            of_figures.reverse()
+        phrases = [phrase(*one) for one in zip(told.figures, of_figures, strict=False)]
+        words = phrases[0]
+        if told.relation is not None:
+            words = f"{words} {word(RELATIONS[told.relation], chance[15])} {phrases[1]}"
+        elif len(phrases) == 2:
+            words = f"{words} {('and', 'next to', 'with')[int(chance[15] * 3)]} {phrases[1]}"
+        if told.background is not None:
+            words = f"{words} {word(BACKGROUNDS[told.background], chance[17])}"
+        if told.light is not None:
+            words = f"{words}, {word(LIGHTS[told.light], chance[19])}"
+        return OPENINGS[int(chance[20] * len(OPENINGS))] + words
+
+    def _chances(self, variant: int) -> list[float]:
+        chances: list[float] = self._generator(2 + variant).random(24).tolist()
+        return chances
 
     def _centres(self, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the (row, column) centres of both figures, in pixels."""
@@ -205,9 +208,12 @@ class Scene:
         return np.random.Generator(np.random.PCG64([self.seed, self.index, purpose]))
 
 
-def _word(name: str, chance: float) -> str:
-    choices = _SYNONYMS.get(name)
-    return name if choices is None else choices[int(chance * len(choices))]
+def _named(figure: Figure, chance: list[float]) -> Named:
+    return Named(
+        shape=figure.shape if chance[4] >= _DROP_SHAPE else None,
+        colour=figure.colour if chance[2] >= _DROP_COLOUR else None,
+        size=figure.size if chance[0] >= _DROP_SIZE else None,
+    )
 
 
 def _backdrop(background: int, light: int, rng: np.random.Generator) -> NDArray[np.float32]:

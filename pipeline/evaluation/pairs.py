@@ -34,7 +34,12 @@ class Pairs(Clouds):
     """Paired unit rows, `image` and `text` (n, d)."""
 
 
-def _unit_rows(array: Any, name: str, path: str) -> Tensor:
+def unit_rows(array: Any, name: str, path: str) -> Tensor:
+    """Return an array (n, d) as L2-normalised float32 rows; `name` and `path` are for errors.
+
+    Raises:
+        ValueError: when it is no matrix of floats, or a row is zero or not finite.
+    """
     if array.dtype.kind != "f" or array.ndim != 2:
         raise ValueError(
             f"{path}: {name} must be a two-dimensional array of floats, not {array.dtype} of shape "
@@ -72,7 +77,7 @@ def read_clouds(path: str) -> Clouds:
     missing = [name for name in ("image", "text") if name not in read]
     if missing:
         raise ValueError(f"{path} has no array named {' or '.join(missing)}; it has {there}")
-    image, text = (_unit_rows(read[name], name, path) for name in ("image", "text"))
+    image, text = (unit_rows(read[name], name, path) for name in ("image", "text"))
     if image.shape[1] != text.shape[1]:
         raise ValueError(
             f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; both need "

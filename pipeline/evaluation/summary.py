@@ -51,7 +51,10 @@ def summarise(rounds: Sequence[Mapping[str, Any]], kind: IntervalKind) -> dict[s
     }
     if kind == "splits":
         ends = {
-            name: {metric: _student(values, *_RANGES[metric]) for metric, values in metrics.items()}
+            name: {
+                metric: student_interval(values, *_RANGES[metric])
+                for metric, values in metrics.items()
+            }
             for name, metrics in methods.items()
         }
     else:
@@ -93,7 +96,13 @@ def _means(values: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[st
     }
 
 
-def _student(values: Sequence[float], least: float, most: float) -> list[float]:
+def student_interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> list[float]:
+    """Return the ends of Student's 95 % interval of the mean of two values or more, cut to a range.
+
+    mean +- t_{0.975, K - 1} sd / sqrt(K) of K values.
+    """
     from scipy.special import stdtrit  # type: ignore[import-untyped]  # loaded for splits alone
 
     count = len(values)

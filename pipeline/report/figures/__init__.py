@@ -57,6 +57,7 @@ FIGURE_NAMES = frozenset(
         "target-size",
         "run-tradeoff",
         "run-bars",
+        "downstream",
     }
 )
 """The names of all figures of reports and comparisons, by which files of old ones are known."""

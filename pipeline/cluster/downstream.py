@@ -1,0 +1,208 @@
+"""The downstream evaluation on Ray: a trial for each method and seed, resumed where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.cluster.corpora import output
+from pipeline.cluster.demo_tasks import demo_data, demo_identity
+from pipeline.cluster.session import user_error
+from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, ConfigError, RunConfig
+from pipeline.evaluation.downstream.caption_tasks import caption_data
+from pipeline.evaluation.downstream.captioned_pairs import CaptionedPairs
+from pipeline.evaluation.downstream.samples import DownstreamData
+from pipeline.evaluation.downstream.summary import summarise_trials
+from pipeline.evaluation.downstream.trials import REFERENCES, learn_language, run_trial
+from pipeline.report.console import Reporter
+from pipeline.report.downstream import write_downstream_report
+from pipeline.storage import locations
+from pipeline.storage.slices import combined
+
+FOLDER = "downstream"
+_TRIALS_VERSION = 1
+"""To be raised whenever a trial of the same settings gives other marks."""
+_RETRIES = 3
+"""Of a task whose process or machine dies."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    seed: int
+    method: str
+    path: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the data of a seed comes from, and what it is, for the name of a trial."""
+
+    of_seed: Callable[[int], DownstreamData]
+    identity: Mapping[str, Any]
+    title: str
+
+
+def evaluate_downstream(
+    config: RunConfig, reporter: Reporter, pairs: CaptionedPairs | None = None
+) -> dict[str, Any]:
+    """Train small multimodal LMs on every method's substitutes and read them on real images.
+
+    On captioned `pairs`, else on the packaged world, whose captions and images are encoded first.
+    Trials that are written already, of the same data and settings, are kept. Writes downstream/
+    with downstream.json, index.html and figures; returns what downstream.json holds, with
+    `report`, the page's path.
+
+    Raises:
+        ValueError: when the data or a setting cannot be used.
+    """
+    source = _of_pairs(config, pairs) if pairs is not None else _of_world(config, reporter)
+    folder = output(config, FOLDER)
+    trials = _trials(config, source, folder)
+    done = {trial: found for trial in trials if (found := _read(trial)) is not None}
+    todo = [trial for trial in trials if trial not in done]
+    reporter.event("trials_planned", trials=len(trials), reused=len(done))
+    with reporter.counted("training and reading models") as show:
+        show(len(done), len(trials))
+        for trial, result in _run(config, source, todo):
+            locations.write_bytes(trial.path, json.dumps(result, sort_keys=True).encode())
+            done[trial] = result
+            reporter.event(
+                "trial_done",
+                method=trial.method,
+                seed=trial.seed,
+                seconds=result["seconds"],
+                average={name: marks["average"] for name, marks in result["marks"].items()},
+            )
+            show(len(done), len(trials))
+    summary = summarise_trials([done[trial] for trial in trials], _facts(config, source, done))
+    page = write_downstream_report(Path(folder.removeprefix("file://")), summary)
+    return {**summary, "report": str(page), "reused_trials": len(trials) - len(todo)}
+
+
+def _of_pairs(config: RunConfig, pairs: CaptionedPairs) -> _Source:
+    def of_seed(seed: int) -> DownstreamData:
+        return caption_data(pairs, config.downstream, seed)
+
+    identity = {"pairs": pairs.digest()}
+    return _Source(of_seed, identity, f"{len(pairs.captions):,} pairs of {pairs.path}")
+
+
+def _of_world(config: RunConfig, reporter: Reporter) -> _Source:
+    if (config.text.path, config.image.path) != (DEMO_CAPTIONS, DEMO_IMAGES):
+        raise ConfigError(
+            "questions are known for the packaged world alone: set text.path demo:captions and "
+            "image.path demo:images, or give a file of embeddings and captions as PAIRS"
+        )
+    _check_sizes(config)
+    of_seed = demo_data(config, reporter)
+    return _Source(of_seed, demo_identity(config), "the packaged world")
+
+
+def _check_sizes(config: RunConfig) -> None:
+    downstream, world = config.downstream, config.demo
+    for key, has, needs in (
+        ("captions", world.captions, 2 * downstream.captions),
+        ("images", world.images, downstream.captions),
+        ("pairs", world.pairs, downstream.test_images),
+    ):
+        if has < needs:
+            raise ConfigError(
+                f"demo.{key} is {has}; with downstream.captions={downstream.captions} and "
+                f"downstream.test_images={downstream.test_images} it has to be {needs} or more"
+            )
+
+
+def _trials(config: RunConfig, source: _Source, folder: str) -> list[_Trial]:
+    settings = dataclasses.asdict(config.downstream)
+    for name in ("seeds", "methods"):
+        del settings[name]  # others may come beside those that are there
+    if config.downstream.decoder.path is not None:
+        settings["decoder"]["files"] = _folder_state(config.downstream.decoder.path)
+    align = config.to_mapping()["align"]
+    del align["method"]
+    what = json.dumps([_TRIALS_VERSION, settings, align, source.identity], sort_keys=True)
+    name = combined("downstream", what)[:16]
+    methods = [*REFERENCES, *config.downstream.methods]
+    return [
+        _Trial(seed, method, locations.join(folder, f"trials/{name}/seed-{seed}-{method}.json"))
+        for seed in range(config.seed, config.seed + config.downstream.seeds)
+        for method in dict.fromkeys(methods)
+    ]
+
+
+def _folder_state(path: str) -> list[list[Any]]:
+    """Return names, sizes and times of a decoder's files, which stand for their content."""
+    return [[one.name, one.size, one.identity] for one in locations.list_files(str(Path(path)))]
+
+
+def _read(trial: _Trial) -> dict[str, Any] | None:
+    try:
+        found = json.loads(locations.read_bytes(trial.path))
+    except FileNotFoundError:
+        return None
+    except locations.StoreError:
+        raise
+    except ValueError:
+        return None  # damaged: the trial runs again
+    same = isinstance(found, dict) and (found.get("method"), found.get("seed")) == (
+        trial.method,
+        trial.seed,
+    )
+    return found if same else None
+
+
+def _run(
+    config: RunConfig, source: _Source, trials: Sequence[_Trial]
+) -> Iterator[tuple[_Trial, dict[str, Any]]]:
+    """Yield trials with their results, as they come; a seed starts when a CPU would be idle."""
+    language = ray.remote(num_cpus=1, max_retries=_RETRIES)(learn_language)
+    trial_task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_trial_result)
+    seeds = sorted({trial.seed for trial in trials}, reverse=True)
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    pending: dict[Any, _Trial] = {}
+    while pending or seeds:
+        while seeds and len(pending) < workers:
+            seed = seeds.pop()
+            data = ray.put(source.of_seed(seed))
+            weights = language.remote(data, config.downstream, seed)
+            for trial in trials:
+                if trial.seed == seed:
+                    given = (trial.method, seed, data, config.downstream, config.align, weights)
+                    pending[trial_task.remote(*given)] = trial
+        (ready,), _ = ray.wait(list(pending), num_returns=1)
+        trial = pending.pop(ready)
+        try:
+            yield trial, ray.get(ready)
+        except RayError as error:
+            for left in pending:
+                ray.cancel(left, force=True)
+            cause = user_error(error)
+            if cause is None:
+                raise
+            raise ValueError(f"{trial.method}, seed {trial.seed}: {cause}") from error
+
+
+def _trial_result(*arguments: Any) -> dict[str, Any]:
+    return run_trial(*arguments).to_mapping()
+
+
+def _facts(
+    config: RunConfig, source: _Source, done: Mapping[_Trial, Mapping[str, Any]]
+) -> dict[str, Any]:
+    settings = config.downstream
+    first = next(iter(done.values()))
+    return {
+        "data": source.title,
+        "captions": settings.captions,
+        "test_images": settings.test_images,
+        "parameters": first["parameters"],
+        "decoder": settings.decoder.path or settings.decoder.config["model_type"],
+        "seconds": sum(one["seconds"] for one in done.values()),
+    }

@@ -1,0 +1,1 @@
+"""What a trainer learns from substitutes: a small multimodal LM, read on real images."""
