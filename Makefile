@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	@$(BIN)/anisoalign demo
+	@$(BIN)/anisoalign demo $(if $(DOWNSTREAM),--downstream)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest

@@ -126,7 +126,7 @@ def test_events_and_metrics_exist():
     sources = "".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
     (listed,) = re.findall(r"^Events: (.*?)\.$", TEXT, re.MULTILINE | re.DOTALL)
     events = re.findall(r"`(\w+)`", listed)
-    assert len(events) == 13
+    assert len(events) == 16
     assert [event for event in events if f'"{event}"' not in sources] == []
     emitted = set(re.findall(r'reporter\.event\(\s*"(\w+)"', sources))
     assert emitted <= set(events)

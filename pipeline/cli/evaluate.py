@@ -163,15 +163,6 @@ def geometry(
     return found.metrics
 
 
-_QUICK = (
-    "downstream.seeds=2",
-    "downstream.captions=2000",
-    "downstream.test_images=1000",
-    "downstream.methods=[identity, realign, anisoalign]",
-)
-"""What --quick sets: ten minutes on 2 cores instead of an hour."""
-
-
 @evaluate.command()
 @click.argument("pairs", required=False, type=click.Path(dir_okay=False))
 @click.option(
@@ -191,17 +182,19 @@ def downstream(
     PAIRS (.npz or .parquet with `image`, `text` and `caption`) takes the place of the packaged
     world. Writes downstream/ in the output; a run that was stopped goes on with its next trial.
     """
-    from pipeline.cluster.downstream import evaluate_downstream
+    from pipeline.cluster.downstream import QUICK_SETTINGS, check_world, evaluate_downstream
     from pipeline.cluster.lifecycle import run_flow
     from pipeline.config import load_config
-    from pipeline.report.downstream import downstream_rows
+    from pipeline.report.downstream_tables import downstream_rows
 
-    loaded = load_config(config, (*(_QUICK if quick else ()), *settings))
+    loaded = load_config(config, (*(QUICK_SETTINGS if quick else ()), *settings))
     given = None
     if pairs is not None:
         from pipeline.evaluation.downstream.captioned_pairs import read_captioned_pairs
 
         given = read_captioned_pairs(pairs)
+    else:
+        check_world(loaded)
 
     def flow(config: Any, reporter: Any) -> dict[str, Any]:
         return evaluate_downstream(config, reporter, given)

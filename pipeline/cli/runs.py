@@ -16,15 +16,23 @@ _Flow = Callable[[Any, Any], dict[str, Any]]
 
 @click.command()
 @set_option
+@click.option(
+    "--downstream",
+    is_flag=True,
+    help="Train small multimodal LMs on the substitutes too and ask them about real images: a part "
+    "of the report, ten minutes more.",
+)
 @common_options
-def demo(settings: Sequence[str], output: Output) -> dict[str, Any]:
+def demo(settings: Sequence[str], downstream: bool, output: Output) -> dict[str, Any]:
     """Run the packaged world end to end, compare the methods and write a report."""
     from pipeline.cluster.demo import demo as run_demo
     from pipeline.cluster.demo import demo_config
+    from pipeline.cluster.downstream import QUICK_SETTINGS
     from pipeline.cluster.lifecycle import run_flow
 
-    config = demo_config(tuple(settings))
-    summary = run_flow(config, "demo", run_demo, output.reporter, verbose=output.shows_ray)
+    config = demo_config((*(QUICK_SETTINGS if downstream else ()), *settings))
+    flow = functools.partial(run_demo, downstream=downstream)
+    summary = run_flow(config, "demo", flow, output.reporter, verbose=output.shows_ray)
     output.show_flows(summary)
     output.show_methods(summary["evaluation"])
     click.echo(f"dataset: {printable(summary['dataset'])}")

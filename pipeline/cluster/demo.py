@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from pipeline.align.registry import load_aligner
-from pipeline.align.training import one_thread
 from pipeline.cluster.corpora import (
-    demo_corpora,
     embedding_corpus,
-    encoder_options,
     output,
     plan_corpus,
 )
+from pipeline.cluster.demo_pairs import encode_pairs
+from pipeline.cluster.downstream import evaluate_downstream
 from pipeline.cluster.fit import aligner_path
 from pipeline.cluster.run import run
 from pipeline.config import (
@@ -32,12 +29,11 @@ from pipeline.config import (
 )
 from pipeline.evaluation import DEFAULT_METHODS
 from pipeline.evaluation.geometry import evaluate_geometry, separate_rounds
-from pipeline.evaluation.pairs import Clouds, Pairs
+from pipeline.evaluation.pairs import Clouds
 from pipeline.evaluation.results import write_results
 from pipeline.geometry.neighbours import NEIGHBOURS
 from pipeline.report.console import Reporter
 from pipeline.report.page import write_report
-from pipeline.schema import IMAGE, TEXT
 from pipeline.stages.accumulate import read_embeddings
 from pipeline.storage import locations
 
@@ -70,8 +66,10 @@ def demo_config(settings: tuple[str, ...] = ()) -> RunConfig:
     return config
 
 
-def demo(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+def demo(config: RunConfig, reporter: Reporter, *, downstream: bool = False) -> dict[str, Any]:
     """Run the demo, measure the methods and write the report; returns a summary of it all.
+
+    With `downstream` the report has a part on what models trained on substitutes know of images.
 
     The aligner of the run is measured as it is; the other methods are fitted on the same
     embeddings. All are measured on pairs that no fit has seen. pairs.npz and fitting.npz are
@@ -103,25 +101,15 @@ def demo(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     )
     folder = Path(output(config, "report").removeprefix("file://"))
     write_results(folder, found, rounds)
-    page = write_report(folder, found.metrics, found.curves, "Methods on the packaged world")
+    learnt = None
+    if downstream:
+        learnt = summary["downstream"] = evaluate_downstream(config, reporter)
+    title = "Methods on the packaged world"
+    page = write_report(folder, found.metrics, found.curves, title, learnt)
     summary["evaluation"] = found.metrics
     summary["evaluation_seconds"] = time.perf_counter() - start
     summary["report"] = str(page)
     return summary
-
-
-def encode_pairs(config: RunConfig, reporter: Reporter) -> Pairs:
-    """Encode the demo world's held-out pairs, in this process."""
-    corpora = demo_corpora(config, reporter)
-    images = pq.read_table(corpora.pairs_images, columns=[IMAGE]).column(IMAGE).to_pylist()
-    lines = Path(corpora.pairs_captions).read_text(encoding="utf-8").splitlines()
-    captions = [json.loads(line)[TEXT] for line in lines]
-    encoder = encoder_options(config).build()
-    with one_thread():  # as in the actors
-        return Pairs(
-            image=encoder.encode_images(images).embeddings.cpu(),
-            text=encoder.encode_texts(captions).embeddings.cpu(),
-        )
 
 
 def _stored_embeddings(config: RunConfig, side: Any, reporter: Reporter) -> Tensor:

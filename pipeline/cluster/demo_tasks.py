@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.align.training import seed_of
 from pipeline.cluster.corpora import embeddings_root
-from pipeline.cluster.demo import encode_pairs
+from pipeline.cluster.demo_pairs import encode_pairs
 from pipeline.cluster.encode import encode
 from pipeline.config import RunConfig
 from pipeline.demo.corpora import WORLD_VERSION

@@ -26,6 +26,13 @@ from pipeline.report.downstream import write_downstream_report
 from pipeline.storage import locations
 from pipeline.storage.slices import combined
 
+QUICK_SETTINGS = (
+    "downstream.seeds=2",
+    "downstream.captions=2000",
+    "downstream.test_images=1000",
+    "downstream.methods=[identity, realign, anisoalign]",
+)
+"""Settings for an evaluation in minutes instead of an hour."""
 FOLDER = "downstream"
 _TRIALS_VERSION = 1
 """To be raised whenever a trial of the same settings gives other marks."""
@@ -94,18 +101,13 @@ def _of_pairs(config: RunConfig, pairs: CaptionedPairs) -> _Source:
     return _Source(of_seed, identity, f"{len(pairs.captions):,} pairs of {pairs.path}")
 
 
-def _of_world(config: RunConfig, reporter: Reporter) -> _Source:
+def check_world(config: RunConfig) -> None:
+    """Make sure that the packaged world is named and large enough; raises ConfigError if not."""
     if (config.text.path, config.image.path) != (DEMO_CAPTIONS, DEMO_IMAGES):
         raise ConfigError(
             "questions are known for the packaged world alone: set text.path demo:captions and "
             "image.path demo:images, or give a file of embeddings and captions as PAIRS"
         )
-    _check_sizes(config)
-    of_seed = demo_data(config, reporter)
-    return _Source(of_seed, demo_identity(config), "the packaged world")
-
-
-def _check_sizes(config: RunConfig) -> None:
     downstream, world = config.downstream, config.demo
     for key, has, needs in (
         ("captions", world.captions, 2 * downstream.captions),
@@ -117,6 +119,12 @@ def _check_sizes(config: RunConfig) -> None:
                 f"demo.{key} is {has}; with downstream.captions={downstream.captions} and "
                 f"downstream.test_images={downstream.test_images} it has to be {needs} or more"
             )
+
+
+def _of_world(config: RunConfig, reporter: Reporter) -> _Source:
+    check_world(config)
+    of_seed = demo_data(config, reporter)
+    return _Source(of_seed, demo_identity(config), "the packaged world")
 
 
 def _trials(config: RunConfig, source: _Source, folder: str) -> list[_Trial]:

@@ -11,8 +11,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from pipeline.report.downstream_tables import DOWNSTREAM_TITLE, page_values
 from pipeline.report.figures import FIGURE_NAMES, draw_figures
-from pipeline.report.figures.drawing import Drawing, png, svg
+from pipeline.report.figures.downstream import draw_downstream
+from pipeline.report.figures.drawing import Drawing, look, png, svg
 from pipeline.report.methods import CONTROLS, contenders, method_label
 from pipeline.report.metrics import (
     METRICS,
@@ -36,14 +38,23 @@ class _ShownFigure:
 
 
 def write_report(
-    folder: Path, metrics: Mapping[str, Any], curves: Mapping[str, Any], title: str
+    folder: Path,
+    metrics: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    title: str,
+    downstream: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write index.html and figures/NAME.png and .svg into a folder; returns the page's path.
 
-    `metrics` and `curves` are what metrics.json and curves.json hold; None is shown as –. The page
-    holds its figures and styles and loads nothing. The same input gives the same bytes.
+    `metrics` and `curves` are what metrics.json and curves.json hold; None is shown as –.
+    `downstream` is what downstream.json holds: a part of the page of its own. The page holds its
+    figures and styles and loads nothing. The same input gives the same bytes.
     """
     metrics, curves = with_nan(metrics), with_nan(curves)
+    drawings = draw_figures(metrics, curves)
+    if downstream is not None:
+        with look():
+            drawings[DOWNSTREAM_TITLE] = [draw_downstream(downstream)]
     html = render(
         "report.html",
         title=title,
@@ -54,7 +65,8 @@ def write_report(
             {"key": key, "text": figure_text(value), "exact": exact(value), **_meaning(key)}
             for key, value in metrics["gap"].items()
         ],
-        sections=write_figures(folder, draw_figures(metrics, curves)),
+        sections=write_figures(folder, drawings),
+        downstream=None if downstream is None else page_values(downstream),
         facts=facts(metrics),
     )
     return write_page(folder, html)

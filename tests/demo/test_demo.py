@@ -154,7 +154,8 @@ def test_readme_reads_the_corpus_without_ray(finished: tuple[Path, str], tmp_pat
     snippets = [snippet for snippet in python_snippets() if "runs/demo" in snippet]
     assert len(snippets) == 2
     check = (
-        "import sys; assert len(corpus) >= 20_000; assert files; assert 'ray' not in sys.modules"
+        "import sys; assert len(corpus) >= 20_000; assert embeddings.shape == (256, 128); "
+        "assert 'ray' not in sys.modules"
     )
     program = "\n".join([*snippets, check])
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_DATASETS_OFFLINE": "1"}

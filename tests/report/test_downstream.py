@@ -14,12 +14,8 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.downstream.summary import summarise_trials
-from pipeline.report.downstream import (
-    RESULTS,
-    TASK_LABELS,
-    downstream_rows,
-    write_downstream_report,
-)
+from pipeline.report.downstream import RESULTS, write_downstream_report
+from pipeline.report.downstream_tables import TASK_LABELS, downstream_rows
 from pipeline.report.figures import FIGURE_NAMES
 from pipeline.report.figures.downstream import draw_downstream
 from tests.report.test_page import HOSTILE, Page

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from pipeline.align.settings import MethodName
+
 Regime = Literal["text-only", "real-instructions", "double-text"]
 """How a method's model is trained: on substitutes alone; its projector on substitutes, then all of
 it on instructions over real images; on substitutes of twice the text."""
@@ -36,6 +38,39 @@ class StageSettings:
         _require(self.learning_rate > 0, f"learning_rate must be above 0, not {self.learning_rate}")
 
 
+# Each stage has defaults of its own, so that setting one of its keys leaves the others.
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageStage(StageSettings):
+    """The decoder reads text alone."""
+
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorStage(StageSettings):
+    """Stage 1: captions, the decoder frozen."""
+
+    epochs: float = 4.0
+    learning_rate: float = 4e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionStage(StageSettings):
+    """Stage 2: instructions and captions, all of it trained."""
+
+    epochs: float = 2.0
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealInstructionStage(StageSettings):
+    """Stage 2 where it is about real images."""
+
+    epochs: float = 8.0
+
+
 def _tiny_decoder() -> dict[str, Any]:
     return {
         "model_type": "llama",
@@ -61,7 +96,7 @@ class DecoderSettings:
     config: dict[str, Any] = field(default_factory=_tiny_decoder)
     vocabulary: int = 1024
     """Most tokens of the byte-level BPE vocabulary that is learnt from the captions."""
-    language: StageSettings = StageSettings(epochs=1.0, learning_rate=2e-3)
+    language: LanguageStage = LanguageStage()
 
     def __post_init__(self) -> None:
         _require(
@@ -83,7 +118,7 @@ class DownstreamSettings:
 
     seeds: int = 5
     """Seeds: of the fits, of the decoder, of the order and choice of samples."""
-    methods: tuple[str, ...] = (
+    methods: tuple[MethodName, ...] = (
         "identity",
         "c3",
         "unicorn",
@@ -106,12 +141,9 @@ class DownstreamSettings:
     """Width of the projector's hidden layer."""
     batch_size: int = 64
     decoder: DecoderSettings = DecoderSettings()
-    projector: StageSettings = StageSettings(epochs=4.0, learning_rate=4e-3)
-    """Stage 1: captions, the decoder frozen."""
-    instructions: StageSettings = StageSettings(epochs=2.0, learning_rate=2e-3)
-    """Stage 2: instructions and captions, all of it trained."""
-    real_instructions: StageSettings = StageSettings(epochs=8.0, learning_rate=1e-3)
-    """Stage 2 where it is about real images."""
+    projector: ProjectorStage = ProjectorStage()
+    instructions: InstructionStage = InstructionStage()
+    real_instructions: RealInstructionStage = RealInstructionStage()
 
     def __post_init__(self) -> None:
         for name in ("seeds", "captions", "visual_tokens", "projector_width", "batch_size"):

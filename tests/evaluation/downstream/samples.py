@@ -20,7 +20,10 @@ from pipeline.evaluation.downstream.samples import (
 from pipeline.evaluation.downstream.settings import (
     DecoderSettings,
     DownstreamSettings,
-    StageSettings,
+    InstructionStage,
+    LanguageStage,
+    ProjectorStage,
+    RealInstructionStage,
 )
 from pipeline.evaluation.pairs import Clouds
 
@@ -46,11 +49,11 @@ def tiny_settings(**changes: Any) -> DownstreamSettings:
         projector_width=16,
         batch_size=16,
         decoder=DecoderSettings(
-            config=LLAMA, vocabulary=320, language=StageSettings(epochs=0.5, learning_rate=5e-3)
+            config=LLAMA, vocabulary=320, language=LanguageStage(epochs=0.5, learning_rate=5e-3)
         ),
-        projector=StageSettings(epochs=1, learning_rate=1e-2),
-        instructions=StageSettings(epochs=2, learning_rate=1e-2),
-        real_instructions=StageSettings(epochs=3, learning_rate=1e-2),
+        projector=ProjectorStage(epochs=1, learning_rate=1e-2),
+        instructions=InstructionStage(epochs=2, learning_rate=1e-2),
+        real_instructions=RealInstructionStage(epochs=3, learning_rate=1e-2),
     )
     return replace(settings, **changes)
 
