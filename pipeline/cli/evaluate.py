@@ -182,26 +182,24 @@ def downstream(
     PAIRS (.npz or .parquet with `image`, `text` and `caption`) takes the place of the packaged
     world. Writes downstream/ in the output; a run that was stopped goes on with its next trial.
     """
-    from pipeline.cluster.downstream import QUICK_SETTINGS, check_world, evaluate_downstream
+    from pipeline.cluster.downstream import QUICK_SETTINGS, check_downstream, evaluate_downstream
     from pipeline.cluster.lifecycle import run_flow
+    from pipeline.cluster.resources import DOWNSTREAM
     from pipeline.config import load_config
     from pipeline.report.downstream_tables import downstream_rows
 
     loaded = load_config(config, (*(QUICK_SETTINGS if quick else ()), *settings))
+    check_downstream(loaded, pairs=pairs is not None)
     given = None
     if pairs is not None:
         from pipeline.evaluation.downstream.captioned_pairs import read_captioned_pairs
 
         given = read_captioned_pairs(pairs)
-    else:
-        check_world(loaded)
 
     def flow(config: Any, reporter: Any) -> dict[str, Any]:
         return evaluate_downstream(config, reporter, given)
 
-    summary = run_flow(
-        loaded, "evaluate downstream", flow, output.reporter, verbose=output.shows_ray
-    )
+    summary = run_flow(loaded, DOWNSTREAM, flow, output.reporter, verbose=output.shows_ray)
     columns = ["trained on", "method", "average", "interval", "closed"]
     output.reporter.table("Asked about real images", columns, downstream_rows(summary))
     click.echo(f"report: {summary['report']}")

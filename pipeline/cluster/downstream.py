@@ -69,6 +69,7 @@ def evaluate_downstream(
     Raises:
         ValueError: when the data or a setting cannot be used.
     """
+    check_downstream(config, pairs=pairs is not None)
     source = _of_pairs(config, pairs) if pairs is not None else _of_world(config, reporter)
     folder = output(config, FOLDER)
     trials = _trials(config, source, folder)
@@ -101,8 +102,20 @@ def _of_pairs(config: RunConfig, pairs: CaptionedPairs) -> _Source:
     return _Source(of_seed, identity, f"{len(pairs.captions):,} pairs of {pairs.path}")
 
 
-def check_world(config: RunConfig) -> None:
-    """Make sure that the packaged world is named and large enough; raises ConfigError if not."""
+def check_downstream(config: RunConfig, *, pairs: bool) -> None:
+    """Make sure that an evaluation on the packaged world, or on a file of pairs, can be done.
+
+    Raises:
+        ConfigError: if the world is not named or too small, or the output no local folder.
+    """
+    root = output(config)
+    if "://" in root and not root.startswith("file://"):
+        raise ConfigError(
+            "the report is written to local files: give output.path a local folder (on a cluster, "
+            "one of the head node)"
+        )
+    if pairs:
+        return
     if (config.text.path, config.image.path) != (DEMO_CAPTIONS, DEMO_IMAGES):
         raise ConfigError(
             "questions are known for the packaged world alone: set text.path demo:captions and "
@@ -122,7 +135,6 @@ def check_world(config: RunConfig) -> None:
 
 
 def _of_world(config: RunConfig, reporter: Reporter) -> _Source:
-    check_world(config)
     of_seed = demo_data(config, reporter)
     return _Source(of_seed, demo_identity(config), "the packaged world")
 
@@ -170,8 +182,9 @@ def _run(
     config: RunConfig, source: _Source, trials: Sequence[_Trial]
 ) -> Iterator[tuple[_Trial, dict[str, Any]]]:
     """Yield trials with their results, as they come; a seed starts when a CPU would be idle."""
-    language = ray.remote(num_cpus=1, max_retries=_RETRIES)(learn_language)
-    trial_task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_trial_result)
+    gpus = config.downstream.gpus_per_trial
+    as_task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
+    language, trial_task = as_task(learn_language), as_task(_trial_result)
     seeds = sorted({trial.seed for trial in trials}, reverse=True)
     workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
     pending: dict[Any, _Trial] = {}

@@ -47,6 +47,9 @@ def demands(config: RunConfig, command: str) -> list[Demand]:
         if section.encode_actors != "auto":
             keys = f"ray.encode_actors {actors} x {keys}"
         found.append(Demand("GPU", actors * section.gpus_per_actor, keys))
+    if command == DOWNSTREAM:
+        gpus = config.downstream.gpus_per_trial
+        return [Demand("GPU", gpus, f"downstream.gpus_per_trial {gpus:g}")] if gpus else []
     if train.workers and command not in _WITHOUT_TRAINING:
         workers = f"train.workers {train.workers}"
         amount = train.workers * train.cpus_per_worker
@@ -58,6 +61,8 @@ def demands(config: RunConfig, command: str) -> list[Demand]:
     return found
 
 
+DOWNSTREAM = "evaluate downstream"
+"""The command whose trials need what their own section says."""
 _WITHOUT_TRAINING = frozenset({"encode", "synthesize"})
 
 

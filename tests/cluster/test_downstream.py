@@ -149,6 +149,9 @@ def test_the_command_and_its_refusals(tmp_path: Path):
     own = invoke("evaluate", "downstream", "--config", str(config), "--set", "text.path=mine.txt")
     assert own.exit_code == 2
     assert "give a file of embeddings and captions as PAIRS" in own.stderr
+    far = invoke("evaluate", "downstream", "--config", str(config), "--set", "output.path=s3://b/c")
+    assert far.exit_code == 2
+    assert "give output.path a local folder" in far.stderr
     missing = invoke("evaluate", "downstream", "nothing.npz", "--config", str(config))
     assert missing.exit_code == 1
     assert "cannot read nothing.npz" in missing.stderr

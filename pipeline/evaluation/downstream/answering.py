@@ -93,7 +93,8 @@ def _decode(
 ) -> list[str]:
     """Return greedy answers to prompts (n, t) of one length about embeddings (n, d)."""
     model.eval()
-    found = model.decoder(inputs_embeds=model.inputs(embeddings, ids), use_cache=True)
+    inputs = model.inputs(embeddings.to(model.device), ids.to(model.device))
+    found = model.decoder(inputs_embeds=inputs, use_cache=True)
     said = [found.logits[:, -1].argmax(1)]
     ended = said[-1] == tokens.end
     while len(said) < most and not bool(ended.all()):

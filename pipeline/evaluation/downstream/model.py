@@ -34,6 +34,11 @@ class MultimodalDecoder(nn.Module):
             nn.Linear(dimension, width), nn.GELU(), nn.Linear(width, visual_tokens * self.hidden)
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where inputs have to be."""
+        return next(self.parameters()).device
+
     def visual(self, embeddings: Tensor) -> Tensor:
         """Return the visual tokens (n, visual_tokens, hidden size) of embeddings (n, d)."""
         # Unit rows have coordinates of 1 / sqrt(d); layers start out for coordinates of 1.
@@ -225,9 +230,20 @@ def _line(error: Exception) -> str:
 def make_model(
     settings: DownstreamSettings, decoder: Any, dimension: int, seed: int
 ) -> MultimodalDecoder:
-    """Return a model with a fresh projector, seeded, before a decoder."""
+    """Return a model with a fresh projector, seeded, before a decoder; on a GPU if trials have one.
+
+    Raises:
+        ValueError: if a GPU is asked for and there is none.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "projector"))
-        return MultimodalDecoder(
+        model = MultimodalDecoder(
             decoder, dimension, settings.projector_width, settings.visual_tokens
         )
+    if not settings.gpus_per_trial:
+        return model
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"downstream.gpus_per_trial is {settings.gpus_per_trial:g}, but no GPU can be used here"
+        )
+    return model.to("cuda")

@@ -140,6 +140,8 @@ class DownstreamSettings:
     projector_width: int = 512
     """Width of the projector's hidden layer."""
     batch_size: int = 64
+    gpus_per_trial: float = 0.0
+    """GPUs of each trial, for a decoder that wants one; 0 trains on one CPU thread."""
     decoder: DecoderSettings = DecoderSettings()
     projector: ProjectorStage = ProjectorStage()
     instructions: InstructionStage = InstructionStage()
@@ -148,6 +150,9 @@ class DownstreamSettings:
     def __post_init__(self) -> None:
         for name in ("seeds", "captions", "visual_tokens", "projector_width", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _require(
+            self.gpus_per_trial >= 0, f"gpus_per_trial must not be negative: {self.gpus_per_trial}"
+        )
         _require(self.test_images >= 2, "test_images must be at least 2")
         _require(
             1 <= self.real_images <= self.captions,

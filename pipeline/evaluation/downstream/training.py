@@ -81,9 +81,10 @@ def train(
         for batch in _batches(samples, batch_size, steps, generator):
             ids, labels = _padded(batch, pad)
             rows = torch.tensor([sample.row for sample in batch])
-            read = None if embeddings is None else embeddings[rows]
-            # Text alone has no answer to wait for: all of it is learnt.
-            loss = model.loss(read, ids, labels if read is not None else _all_learnt(ids, batch))
+            read = None if embeddings is None else embeddings[rows].to(model.device)
+            if read is None:  # text alone has no answer to wait for: all of it is learnt
+                labels = _all_learnt(ids, batch)
+            loss = model.loss(read, ids.to(model.device), labels.to(model.device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, _LARGEST_NORM)

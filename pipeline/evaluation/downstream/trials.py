@@ -72,7 +72,7 @@ def learn_language(data: DownstreamData, settings: DownstreamSettings, seed: int
             pad=tokens.pad,
             seed=seed,
         )
-    return {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    return {name: tensor.cpu().clone() for name, tensor in decoder.state_dict().items()}
 
 
 def run_trial(

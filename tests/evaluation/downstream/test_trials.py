@@ -15,7 +15,7 @@ from pipeline.evaluation.downstream.settings import (
     REGIMES,
     DecoderSettings,
     DownstreamSettings,
-    StageSettings,
+    InstructionStage,
 )
 from pipeline.evaluation.downstream.trials import (
     BLIND,
@@ -93,7 +93,7 @@ def test_only_the_regimes_that_are_asked_for_are_trained(
 
 
 def test_references_are_marked_once_and_stand_apart(data: DownstreamData, language: Weights):
-    stage = StageSettings(epochs=5, learning_rate=1e-2)
+    stage = InstructionStage(epochs=5, learning_rate=1e-2)
     settings = replace(SETTINGS, instructions=stage, regimes=("text-only",))
     blind, real = (trial(name, data, language, settings) for name in (BLIND, REAL_IMAGES))
     assert set(blind.marks) == {BLIND}
@@ -196,3 +196,19 @@ def test_a_local_decoder_brings_its_language(data: DownstreamData, tmp_path: Pat
 def test_an_unknown_method_is_refused(data: DownstreamData, language: Weights):
     with pytest.raises(ValueError, match="no-such-method"):
         trial("no-such-method", data, language)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_asked_for_by_name(data: DownstreamData):
+    with pytest.raises(ValueError, match="gpus_per_trial is 1, but no GPU"):
+        learn_language(data, replace(SETTINGS, gpus_per_trial=1.0), 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_about_the_same_marks(
+    data: DownstreamData, language: Weights, identity: TrialResult
+):
+    on_gpu = trial("identity", data, language, replace(SETTINGS, gpus_per_trial=1.0))
+    for regime, marks in identity.marks.items():
+        assert on_gpu.marks[regime]["average"] == pytest.approx(marks["average"], abs=0.15)
