@@ -44,7 +44,7 @@ def test_an_export_by_the_command_line(name: str, dataset: str, tmp_path: Path):
     result = invoke("export", dataset, target, "--format", name)
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{target}: version {version} as {name}, 30 rows in 3 parts (")
-    assert result.stdout.endswith(", all there already\n")
+    assert "all there already" in result.stdout
 
 
 def test_workers(dataset: str, tmp_path: Path):

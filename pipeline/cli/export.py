@@ -109,7 +109,8 @@ def export(
             run_id=f"export-{secrets.token_hex(4)}",
             progress=show,
         )
-    there = ", all there already" if report.reused == report.parts else ""
+    whole = ", all there already by their sizes (sha256sum -c checksums.sha256 looks closer)"
+    there = whole if report.reused == report.parts else ""
     if 0 < report.reused < report.parts:
         there = f", {report.reused} of them there already"
     click.echo(

@@ -20,7 +20,12 @@ from pipeline.evaluation.downstream.caption_tasks import caption_data
 from pipeline.evaluation.downstream.captioned_pairs import CaptionedPairs
 from pipeline.evaluation.downstream.samples import DownstreamData
 from pipeline.evaluation.downstream.summary import summarise_trials
-from pipeline.evaluation.downstream.trials import REFERENCES, learn_language, run_trial
+from pipeline.evaluation.downstream.trials import (
+    REFERENCES,
+    learn_language,
+    run_trial,
+    wanted_regimes,
+)
 from pipeline.report.console import Reporter
 from pipeline.report.downstream import write_downstream_report
 from pipeline.storage import locations
@@ -49,11 +54,19 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the data of a seed comes from, and what it is, for the name of a trial."""
+    """Where the data of a seed comes from, what it is, for the name of a trial, and how much."""
 
     of_seed: Callable[[int], DownstreamData]
     identity: Mapping[str, Any]
     title: str
+    counts: Mapping[str, int]
+    note: str = ""
+
+
+_WORLD_NOTE = (
+    "Instructions about real images are made from all that is to be seen, those about text from "
+    "what its captions name: the distance to real images is one of supervision too."
+)
 
 
 def evaluate_downstream(
@@ -73,7 +86,7 @@ def evaluate_downstream(
     source = _of_pairs(config, pairs) if pairs is not None else _of_world(config, reporter)
     folder = output(config, FOLDER)
     trials = _trials(config, source, folder)
-    done = {trial: found for trial in trials if (found := _read(trial)) is not None}
+    done = {trial: found for trial in trials if (found := _read(trial, config)) is not None}
     todo = [trial for trial in trials if trial not in done]
     reporter.event("trials_planned", trials=len(trials), reused=len(done))
     with reporter.counted("training and reading models") as show:
@@ -98,8 +111,16 @@ def _of_pairs(config: RunConfig, pairs: CaptionedPairs) -> _Source:
     def of_seed(seed: int) -> DownstreamData:
         return caption_data(pairs, config.downstream, seed)
 
-    identity = {"pairs": pairs.digest()}
-    return _Source(of_seed, identity, f"{len(pairs.captions):,} pairs of {pairs.path}")
+    first = of_seed(config.seed)
+    counts = _counts(config, len(first.text.embeddings) // 2, len(first.image.embeddings))
+    counts["test_images"] = len(first.test.embeddings)
+    title = f"{len(pairs.captions):,} pairs of {pairs.path}"
+    return _Source(of_seed, {"pairs": pairs.digest()}, title, counts)
+
+
+def _counts(config: RunConfig, captions: int, images: int) -> dict[str, int]:
+    few = min(images, config.downstream.real_images)
+    return {"captions": captions, "images": images, "real_images": few}
 
 
 def check_downstream(config: RunConfig, *, pairs: bool) -> None:
@@ -135,14 +156,19 @@ def check_downstream(config: RunConfig, *, pairs: bool) -> None:
 
 
 def _of_world(config: RunConfig, reporter: Reporter) -> _Source:
+    settings = config.downstream
     of_seed = demo_data(config, reporter)
-    return _Source(of_seed, demo_identity(config), "the packaged world")
+    counts = _counts(config, settings.captions, settings.captions)
+    counts["test_images"] = settings.test_images
+    return _Source(of_seed, demo_identity(config), "the packaged world", counts, _WORLD_NOTE)
 
 
 def _trials(config: RunConfig, source: _Source, folder: str) -> list[_Trial]:
     settings = dataclasses.asdict(config.downstream)
     for name in ("seeds", "methods"):
         del settings[name]  # others may come beside those that are there
+    if not settings["gpus_per_trial"]:
+        del settings["gpus_per_trial"]  # it makes no difference where there are none
     if config.downstream.decoder.path is not None:
         settings["decoder"]["files"] = _folder_state(config.downstream.decoder.path)
     align = config.to_mapping()["align"]
@@ -162,20 +188,19 @@ def _folder_state(path: str) -> list[list[Any]]:
     return [[one.name, one.size, one.identity] for one in locations.list_files(str(Path(path)))]
 
 
-def _read(trial: _Trial) -> dict[str, Any] | None:
+def _read(trial: _Trial, config: RunConfig) -> dict[str, Any] | None:
+    """Return the result of a trial that is there and whole."""
     try:
         found = json.loads(locations.read_bytes(trial.path))
+        same = (found["method"], found["seed"]) == (trial.method, trial.seed)
+        whole = wanted_regimes(trial.method, config.downstream) <= found["marks"].keys()
     except FileNotFoundError:
         return None
     except locations.StoreError:
         raise
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged: the trial runs again
-    same = isinstance(found, dict) and (found.get("method"), found.get("seed")) == (
-        trial.method,
-        trial.seed,
-    )
-    return found if same else None
+    return found if same and whole else None
 
 
 def _run(
@@ -221,8 +246,8 @@ def _facts(
     first = next(iter(done.values()))
     return {
         "data": source.title,
-        "captions": settings.captions,
-        "test_images": settings.test_images,
+        "note": source.note,
+        **source.counts,
         "parameters": first["parameters"],
         "decoder": settings.decoder.path or settings.decoder.config["model_type"],
         "seconds": sum(one["seconds"] for one in done.values()),

@@ -130,12 +130,17 @@ def _making(manifest: Manifest) -> str:
         "fingerprint of the aligner": aligner.get("fingerprint"),
         "version of the dataset": f"{manifest.version} of {manifest.created}",
         "rows": f"{manifest.rows:,} in {manifest.units:,} shards",
-        "source": manifest.source.get("path"),
+        "source": _name(manifest.source.get("path")),
         "software": software or None,
         "exported by": f"anisoalign {__version__}",
     }
     shown = [f"| {what} | {_cell(value)} |\n" for what, value in rows.items() if value is not None]
     return "| | |\n|---|---|\n" + "".join(shown)
+
+
+def _name(path: Any) -> str | None:
+    """Return the last part of a path: a card is published, all of it tells of a machine."""
+    return str(path).rstrip("/").rsplit("/", 1)[-1] if path else None
 
 
 def _metrics_table(table: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]) -> str:

@@ -149,7 +149,8 @@ def _identity(source: Source, layout: Layout, facts: CardFacts) -> Identity:
         ]
         options["seed"] = layout.seed
     return Identity(
-        dataset=redact_url(source.root),
+        # Its name only: what an export holds is published, and a path tells of its maker's machine.
+        dataset=redact_url(source.root).rstrip("/").rsplit("/", 1)[-1],
         version=source.manifest.version,
         content=content_digest(source.manifest),
         format=layout.name,

@@ -75,6 +75,11 @@ class Identity:
 
     def check_same(self, other: Identity, target: str) -> None:
         """Raise ValueError, saying what differs, unless `other` is the same export as this."""
+        if self.format == other.format and self.version != other.version:
+            raise ValueError(
+                f"{redact_url(target)} holds an export of version {self.version}, not of "
+                f"{other.version}; go on with --version {self.version}, or give an empty folder"
+            )
         for what, there, wanted in (
             ("schema version", self.schema_version, other.schema_version),
             ("format", self.format, other.format),

@@ -14,6 +14,7 @@ Or keep the trainer's own dataset class and replace the line that opens the imag
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+MOST_OPEN = 128
+"""Files that are mapped at once, in each worker."""
+
 
 class SubstituteEmbeddings:
     """The embeddings of an export; their files are memory-mapped, so workers share them."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._files: dict[str, Any] = {}
+        self._files: OrderedDict[str, Any] = OrderedDict()
 
     def __getitem__(self, image: str) -> torch.Tensor:
         """Return the embedding (d,), float32, that a sample's `image` names.
@@ -43,6 +47,9 @@ class SubstituteEmbeddings:
             if self.folder.resolve() not in path.parents:
                 raise ValueError(f"{image!r} leads out of {self.folder}")
             self._files[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if len(self._files) > MOST_OPEN:  # each map holds a file open
+                self._files.popitem(last=False)
+        self._files.move_to_end(name)
         array = self._files[name]
         if int(row) >= len(array):
             raise ValueError(f"{image!r}: the file has {len(array)} rows")
@@ -50,7 +57,7 @@ class SubstituteEmbeddings:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps behind: each worker opens its own."""
-        return {"folder": self.folder, "_files": {}}
+        return {"folder": self.folder, "_files": OrderedDict()}
 
 
 class SubstituteDataset(Dataset):  # type: ignore[type-arg]

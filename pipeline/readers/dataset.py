@@ -20,7 +20,7 @@ from pipeline.readers.order import (
     share,
     window_order,
 )
-from pipeline.readers.rows import RowReader
+from pipeline.readers.rows import RowReader, first_schema
 from pipeline.readers.version import PinnedVersion, pin
 from pipeline.schema import EMBEDDING, ID, TEXT
 from pipeline.storage.locations import listed
@@ -42,25 +42,28 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
 
     The version (the current one, if none is named) is chosen now and stays, whatever is published
     later. `columns` says what a row holds, passed-through columns too (``["id", "embedding",
-    "conversations"]``); nothing else is read. `dtype` is the embeddings', the stored one by
-    default.
+    "conversations"]``); nothing else is read. Corpora without captions have null `text`: give
+    ``columns=["id", "embedding"]``. `dtype` is the embeddings', the stored one by default.
 
     Each id comes once an epoch, whatever the numbers of ranks, workers and shards: the rows of all
     shards in a row are cut in near-equal contiguous parts, for ranks and then for their workers.
     Ranks differ by one row at most; with `equal_ranks` by none, since the last rows of the epoch's
     order, fewer than `world_size`, are left out (other rows each epoch, if shuffled). Rank and
     world size are taken from `torch.distributed` if it is initialised when this is made, else from
-    the variables RANK and WORLD_SIZE, else there is one rank.
+    the variables RANK and WORLD_SIZE, else there is one rank. With Hugging Face's Trainer or
+    Accelerate give ``rank=0, world_size=1``: they split an IterableDataset among the processes
+    themselves, and what is split twice loses rows without a word.
 
-    With `shuffle` the shards' order is drawn anew for each epoch, and so is the order within
-    windows of `buffer_size` rows. Memory holds one window and one row group, however large the
-    dataset. Without, rows come shard by shard in order of id.
+    With `shuffle` the pieces of 4,096 rows of all shards come in an order that is drawn anew for
+    each epoch, and so do the rows within windows of `buffer_size` rows. Memory holds one window
+    and one row group, however large the dataset. Without, rows come shard by shard in order of id.
 
     To resume in the middle of an epoch give torchdata's `StatefulDataLoader` its own state, or
     `load_state_dict` what `state_after` returns.
 
     Raises:
-        ValueError: if there is no such version, column or rank.
+        ValueError: if there is no such version, column or rank, or if no columns are given and
+            the captions are null.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
         path: str | os.PathLike[str],
         version: str | None = None,
         *,
-        columns: Sequence[str] = (ID, TEXT, EMBEDDING),
+        columns: Sequence[str] | None = None,
         shuffle: bool = True,
         seed: int = 0,
         buffer_size: int = 16384,
@@ -84,11 +87,11 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
             )
         self.rank, self.world_size = _rank_and_world_size(rank, world_size)
         self.pinned: PinnedVersion = pin(os.fspath(path), version)
-        self.columns = tuple(dict.fromkeys(columns))
+        self.columns = tuple(dict.fromkeys((ID, TEXT, EMBEDDING) if columns is None else columns))
         self.shuffle, self.seed, self.buffer_size = shuffle, seed, buffer_size
         self.dtype, self.equal_ranks = dtype, equal_ranks
         self._rows = [shard.rows for shard in self.pinned.shards]
-        self._check_columns()
+        self._schema = self._checked_schema(by_default=columns is None)
         # In shared memory: workers that outlive an epoch hear of the next one.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._resumed: dict[str, Any] | None = None
@@ -222,7 +225,7 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
         start, stop = share(end - begin, now["workers"], now["worker"])
         order = RowOrder(self._rows, shuffle=self.shuffle, seed=self.seed, epoch=now["epoch"])
         consumer = self.rank * now["workers"] + now["worker"]
-        reader = RowReader(self.pinned, self.columns)
+        reader = RowReader(self.pinned, self._schema)
         try:
             while now["position"] < stop - start:
                 window, skipped = divmod(now["position"], self.buffer_size)
@@ -245,19 +248,24 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
         finally:
             reader.close()
 
-    def _check_columns(self) -> None:
-        """Raise ValueError for a column that the dataset has not."""
+    def _checked_schema(self, by_default: bool) -> pa.Schema:
+        """Return the columns' types in the first shard; raises ValueError if it has one not."""
         filled = [number for number, rows in enumerate(self._rows) if rows]
         if not filled:
             raise ValueError(f"{self.pinned.shown} has no row")
-        reader = RowReader(self.pinned, self.columns)
-        there = reader.schema(filled[0]).names
-        reader.close()
+        schema, nulls = first_schema(self.pinned, filled[0])
+        there = schema.names
         unknown = [name for name in self.columns if name not in there]
         if unknown or not self.columns:
             raise ValueError(
                 f"{self.pinned.shown} has no column {listed(unknown)}; it has {listed(there)}"
             )
+        if by_default and TEXT in nulls:
+            raise ValueError(
+                f"{self.pinned.shown} has no captions, its text is null; give "
+                'columns=["id", "embedding"], or name "text" too if your collate_fn takes None'
+            )
+        return pa.schema([pa.field(name, schema.field(name).type) for name in self.columns])
 
 
 class _Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ Range = tuple[int, int]
 
 _OPEN_FILES = 128
 _AT_ONCE = 16
+_HASHED_AT_ONCE = 2**22
 _GAP_BYTES = 32 * 2**10
 _LONGEST_BYTES = 2**20
 """Ranges of a remote file closer than the gap become one request of no more than this."""
@@ -33,8 +35,8 @@ class RangeReader:
     not pickled.
     """
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, root: str, most_open: int = _OPEN_FILES) -> None:
+        self._root, self._most_open = root, most_open
         self._files: OrderedDict[str, LocalFile | RemoteFile] = OrderedDict()
 
     def file(self, path: str, size: int) -> LocalFile | RemoteFile:
@@ -54,17 +56,17 @@ class RangeReader:
             if found.size != size:
                 raise ChangedFileError(f"it has {found.size} bytes, not the {size} it had")
             self._files[path] = found
-            while len(self._files) > _OPEN_FILES:
+            while len(self._files) > self._most_open:
                 self._files.popitem(last=False)  # closed when its last user is done
         else:
             self._files.move_to_end(path)
         return found
 
-    def __getstate__(self) -> str:
-        return self._root
+    def __getstate__(self) -> tuple[str, int]:
+        return self._root, self._most_open
 
-    def __setstate__(self, root: str) -> None:
-        self.__init__(root)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[str, int]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
 
 class LocalFile:
@@ -84,6 +86,13 @@ class LocalFile:
         if len(data) != stop - start:
             raise OSError("it was cut short")
         return data
+
+    def sha256(self) -> str:
+        """Return the digest of the whole file, read a few MB at a time."""
+        digest = hashlib.sha256()
+        for start in range(0, self.size, _HASHED_AT_ONCE):
+            digest.update(self.read(start, min(start + _HASHED_AT_ONCE, self.size)))
+        return digest.hexdigest()
 
     def read_each(self, ranges: Sequence[Range]) -> Iterator[bytes]:
         """Yield each range's bytes."""

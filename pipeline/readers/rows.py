@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.readers.version import PinnedVersion, shard_error
+from pipeline.readers.version import PinnedVersion, ShardError, shard_error
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
+from pipeline.storage.locations import redact_url
 from pipeline.storage.row_groups import plain_embeddings
 
 
@@ -31,12 +32,15 @@ class Rows:
 
 
 class RowReader:
-    """Reads ranges of rows of a version's shards; keeps one shard open and one row group."""
+    """Reads ranges of rows of a version's shards; keeps one shard open and one row group.
 
-    def __init__(self, version: PinnedVersion, columns: Sequence[str]) -> None:
-        self._version = version
-        self._others = [name for name in columns if name != EMBEDDING]
-        self._embeds = EMBEDDING in columns
+    `schema` has the columns to read and the types that every shard must have them in.
+    """
+
+    def __init__(self, version: PinnedVersion, schema: pa.Schema) -> None:
+        self._version, self._schema = version, schema
+        self._others = [name for name in schema.names if name != EMBEDDING]
+        self._embeds = EMBEDDING in schema.names
         self._number = -1
         self._file: Any = None
         self._parquet: pq.ParquetFile | None = None
@@ -51,17 +55,28 @@ class RowReader:
         self._file = self._parquet = self._rows = None
         self._number = self._group = -1
 
-    def schema(self, shard: int) -> pa.Schema:
-        """Return the schema of a shard."""
+    def facts(self, shard: int) -> tuple[pa.Schema, set[str]]:
+        """Return a shard's schema, and its columns that its footer says to be null throughout."""
         self._open(shard)
         assert self._parquet is not None
-        return self._parquet.schema_arrow
+        metadata = self._parquet.metadata
+        nulls: dict[str, int] = {}
+        for group in range(metadata.num_row_groups):
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                if column.statistics is not None and column.statistics.has_null_count:
+                    name = column.path_in_schema
+                    nulls[name] = nulls.get(name, 0) + column.statistics.null_count
+        return self._parquet.schema_arrow, {
+            name for name, count in nulls.items() if count == metadata.num_rows
+        }
 
     def read(self, shard: int, start: int, stop: int) -> Iterator[Rows]:
         """Yield the rows [start, stop) of a shard, a row group's at a time.
 
         Raises:
-            ShardError: if it is missing, damaged, or not what its manifest says.
+            ShardError: if it is missing, damaged, not what its manifest says, or has a column in
+                another type.
         """
         self._open(shard)
         for group in range(len(self._starts) - 1):
@@ -97,7 +112,20 @@ class RowReader:
             raise shard_error(
                 self._version.root, one.path, f"it has {rows} rows, not the {one.rows} it had"
             )
+        self._check_types(one.path, self._parquet.schema_arrow)
         self._number = shard
+
+    def _check_types(self, path: str, there: pa.Schema) -> None:
+        for field in self._schema:
+            index = there.get_field_index(field.name)
+            if index < 0 or there.field(index).type != field.type:
+                found = "missing" if index < 0 else f"of type {there.field(index).type}"
+                where = locations.join(redact_url(self._version.root), path)
+                raise ShardError(
+                    f"the column {field.name} is {found} in the shard {where} and of type "
+                    f"{field.type} in the first; leave it out of `columns`, or make the corpus's "
+                    "files alike"
+                )
 
     def _read_group(self, group: int) -> Rows:
         if group != self._group or self._rows is None:
@@ -120,6 +148,19 @@ class RowReader:
         if self._embeds and values is None:
             values = stored_embeddings(table)
         return Rows(table.select(self._others), values)
+
+
+def first_schema(version: PinnedVersion, shard: int) -> tuple[pa.Schema, set[str]]:
+    """Return a shard's schema and its columns of nulls alone.
+
+    Raises:
+        ShardError: if it is missing, damaged, or not what its manifest says.
+    """
+    reader = RowReader(version, pa.schema([]))
+    try:
+        return reader.facts(shard)
+    finally:
+        reader.close()
 
 
 def stored_embeddings(table: pa.Table) -> npt.NDArray[Any]:

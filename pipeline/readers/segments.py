@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,8 @@ from pipeline.storage.id_index import (
 )
 from pipeline.storage.locations import join, redact_url
 
-_OPEN_SEGMENTS = 64
-"""Of two million ids each; one takes 80 kB."""
+_OPEN_FILES = 512
+"""Half of what a process may usually open. A search goes through all segments."""
 _QUERIES_AT_ONCE = 512
 """Each reads a block of 256 entries (6 kB), so 3 MB at most."""
 
@@ -48,7 +47,12 @@ class Found:
 
 
 class IndexReader:
-    """Looks hashes up in a version's segments; holds the fences of a bounded number of them."""
+    """Looks hashes up in a version's segments; holds the fences and row groups of all of them.
+
+    They take 8 bytes for 256 ids and 40 for a row group: 45 MB for a thousand million ids. A
+    segment on this machine's file systems is checked against its sha256 when it is first used.
+    One in an object store is not: it would be a download of 24 bytes an id in every process.
+    """
 
     def __init__(self, version: PinnedVersion) -> None:
         assert version.index is not None, "only versions with an index are read by id"
@@ -56,8 +60,8 @@ class IndexReader:
         self._index = version.index
         row_bytes = version.dimension * (2 if version.dtype == "float16" else 4)
         self._row_bytes = row_bytes
-        self._files = RangeReader(version.root)
-        self._open: OrderedDict[str, _Segment] = OrderedDict()
+        self._files = RangeReader(version.root, _OPEN_FILES)
+        self._open: dict[str, _Segment] = {}
 
     def find(self, hashes: Hashes) -> Iterator[Found]:
         """Yield, by segment, where the ids with these hashes (n, 2) stand; unknown ones in none.
@@ -69,12 +73,12 @@ class IndexReader:
         for entry in self._index:
             if not len(pending):
                 return
-            segment = self._segment(entry)
+            segment, file = self._segment(entry)
             places = np.full(len(pending), -1, np.int64)
             for start in range(0, len(pending), _QUERIES_AT_ONCE):
                 part = slice(start, start + _QUERIES_AT_ONCE)
                 try:
-                    places[part] = segment.search(hashes[pending[part]])
+                    places[part] = segment.search(file, hashes[pending[part]])
                 except OSError as error:
                     raise _unusable(self._version, entry, str(error)) from error
             hit = places >= 0
@@ -82,21 +86,20 @@ class IndexReader:
                 yield segment.located(pending[hit], places[hit], self._row_bytes)
                 pending = pending[~hit]
 
-    def _segment(self, entry: IndexSegment) -> _Segment:
-        found = self._open.get(entry.path)
-        if found is None:
-            try:
-                found = _Segment(self._files.file(entry.path, entry.bytes), entry)
-            except FileNotFoundError:
-                raise _unusable(self._version, entry, "it is missing") from None
-            except (OSError, ValueError) as error:
-                raise _unusable(self._version, entry, str(error)) from error
-            self._open[entry.path] = found
-            while len(self._open) > _OPEN_SEGMENTS:
-                self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(entry.path)
-        return found
+    def _segment(self, entry: IndexSegment) -> tuple[_Segment, LocalFile | RemoteFile]:
+        try:
+            file = self._files.file(entry.path, entry.bytes)
+            found = self._open.get(entry.path)
+            if found is None:
+                found = _Segment(file, entry)
+                if isinstance(file, LocalFile) and file.sha256() != entry.sha256:
+                    raise ValueError("its bytes are not those that were written")
+                self._open[entry.path] = found
+        except FileNotFoundError:
+            raise _unusable(self._version, entry, "it is missing") from None
+        except (OSError, ValueError) as error:
+            raise _unusable(self._version, entry, str(error)) from error
+        return found, file
 
     def __getstate__(self) -> PinnedVersion:
         return self._version
@@ -106,13 +109,12 @@ class IndexReader:
 
 
 class _Segment:
-    """An open segment: its fences and row groups in memory, its entries in its file."""
+    """A segment that was opened: its fences and row groups; its entries stay in its file."""
 
     def __init__(self, file: LocalFile | RemoteFile, entry: IndexSegment) -> None:
         layout = segment_layout(file.read, entry.bytes)
         if layout.shards != entry.shards:
             raise ValueError("it is of other shards than its manifest says")
-        self._file = file
         self._shards = layout.shards
         self._first, self._stop, shape = layout.arrays["entries"]
         self._count = shape[0]
@@ -124,11 +126,11 @@ class _Segment:
         firsts = np.searchsorted(groups[:, 0], np.arange(len(self._shards)))
         self._ordinals = np.arange(len(groups)) - firsts[groups[:, 0]]
 
-    def search(self, hashes: Hashes) -> Integers:
+    def search(self, file: LocalFile | RemoteFile, hashes: Hashes) -> Integers:
         """Return shard << 32 | row of each hash (m, 2), -1 for those not here; in order of hash."""
         if not self._count:
             return np.full(len(hashes), -1, np.int64)
-        entries = self._near(hashes[:, 0])
+        entries = self._near(file, hashes[:, 0])
         firsts = np.ascontiguousarray(entries[:, 0])
         at = np.searchsorted(firsts, hashes[:, 0])
         places = np.full(len(hashes), -1, np.int64)
@@ -144,7 +146,9 @@ class _Segment:
             pending = pending[~found]
             at[pending] += 1
 
-    def _near(self, firsts: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    def _near(
+        self, file: LocalFile | RemoteFile, firsts: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.uint64]:
         """Return the entries (k, 3), sorted, of all blocks where these first halves can stand."""
         low = np.maximum(np.searchsorted(self._fences, firsts, side="left") - 1, 0)
         high = np.searchsorted(self._fences, firsts, side="right")
@@ -154,7 +158,7 @@ class _Segment:
         edges = np.diff((np.cumsum(wanted)[:-1] > 0).astype(np.int8), prepend=0, append=0)
         starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
         size = 24 * ENTRIES_PER_FENCE
-        data = self._file.read_each(
+        data = file.read_each(
             [
                 (self._first + start * size, min(self._first + stop * size, self._stop))
                 for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)

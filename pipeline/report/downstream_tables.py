@@ -131,8 +131,10 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, str]:
 def _facts(results: Mapping[str, Any]) -> str:
     facts, seeds = results["facts"], results["seeds"]
     over = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds from {seeds[0]} on"
-    return (
-        f"{facts['data']}; {facts['captions']:,} captions or images to train on, "
-        f"{facts['test_images']:,} real images to be asked about, {over}; "
-        f"a model of {facts['parameters']:,} parameters ({facts['decoder']})."
+    told = (
+        f"{facts['data']}; trained on {facts['captions']:,} captions (twice that in double-text), "
+        f"or {facts['images']:,} images, of which {facts['real_images']:,} are instructed in "
+        f"real-instructions; asked about {facts['test_images']:,} real images that nothing else "
+        f"saw; {over}; a model of {facts['parameters']:,} parameters ({facts['decoder']})."
     )
+    return f"{told} {facts['note']}".strip()

@@ -1,6 +1,6 @@
 """The id index of a dataset: immutable segments that say in which shard and row an id stands.
 
-A segment covers up to 64 shards. It is a safetensors file `index/NAME.safetensors` of
+A segment covers up to 64 shards and about four million rows. It is a safetensors file `index/NAME.safetensors` of
 
 - `entries` (n, 3) uint64, sorted: both halves of an id's 128-bit hash, then shard << 32 | row;
 - `fences` (ceil(n / 256),) uint64: the first half of every 256th entry, so that one short read
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,8 @@ FORMAT = 1
 ENTRIES_PER_FENCE = 256
 SHARDS_PER_SEGMENT = 64
 """What one shard that came or went makes be read again, ids only."""
+ROWS_PER_SEGMENT = 4_194_304
+"""What a task holds in memory while it sorts them; one shard of more is a segment of its own."""
 _NOTES = "anisoalign.index"
 _READERS = 8
 _KINDS: Kinds = {"path": (str,), "bytes": (int,), "sha256": (str,), "shards": (list,)}
@@ -94,28 +96,48 @@ def plan_index(receipts: Sequence[Receipt], there: Sequence[IndexSegment]) -> In
 
     A segment serves as it is if it is full and has all its shards still, or if it has just the
     shards that would be indexed anew: so an unchanged dataset reads nothing, there are never many
-    small segments, and a night reads the ids of fewer than 64 shards beside the new ones.
+    small segments, and a night reads the ids of fewer than 64 shards beside the new ones (of
+    shards of one size). Full is one of 64 shards, or of half of the rows that one may have: where
+    a segment was closed since the next shard would not fit, it or that shard has more.
     """
     by_path = {receipt.path: receipt for receipt in receipts}
     kept: dict[str, IndexSegment] = {}
     covered: set[str] = set()
     for segment in there:
         shards = [by_path[path] for path in segment.shards if path in by_path]
-        full = len(shards) == len(segment.shards) == SHARDS_PER_SEGMENT
-        if full and segment.path == segment_path(shards) and covered.isdisjoint(segment.shards):
+        full = len(shards) == SHARDS_PER_SEGMENT or 2 * _rows(shards) >= ROWS_PER_SEGMENT
+        whole = len(shards) == len(segment.shards)
+        if full and whole and segment.path == segment_path(shards) and covered.isdisjoint(segment.shards):
             kept[segment.path] = segment
             covered |= set(segment.shards)
     rest = sorted(by_path.keys() - covered)
     known = {segment.path: segment for segment in there}
     missing: list[tuple[Receipt, ...]] = []
-    for start in range(0, len(rest), SHARDS_PER_SEGMENT):
-        group = tuple(by_path[path] for path in rest[start : start + SHARDS_PER_SEGMENT])
+    for group in _cut([by_path[path] for path in rest]):
         path = segment_path(group)
         if path in known:
             kept[path] = known[path]
         else:
             missing.append(group)
     return IndexPlan(kept=tuple(kept.values()), missing=tuple(missing))
+
+
+def _cut(shards: Sequence[Receipt]) -> Iterator[tuple[Receipt, ...]]:
+    """Yield the shards in groups that one segment can take."""
+    group: list[Receipt] = []
+    for shard in shards:
+        if group and (
+            len(group) == SHARDS_PER_SEGMENT or _rows(group) + shard.rows > ROWS_PER_SEGMENT
+        ):
+            yield tuple(group)
+            group = []
+        group.append(shard)
+    if group:
+        yield tuple(group)
+
+
+def _rows(shards: Sequence[Receipt]) -> int:
+    return sum(shard.rows for shard in shards)
 
 
 def segment_path(shards: Sequence[Receipt]) -> str:

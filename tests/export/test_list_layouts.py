@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import pickletools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from pipeline.export.conversations import ConversationSettings, Exchange, templated
 from pipeline.export.exporting import LAYOUTS
+from pipeline.export.substitute_dataset import MOST_OPEN, SubstituteEmbeddings
 from pipeline.schema import EMBEDDING
 from tests.export.samples import captions, run, source_rows, write_substitutes
 
@@ -226,3 +228,13 @@ def test_no_column_means_templates(talking, tmp_path):
     texts = dict(zip(columns["id"], columns["text"], strict=True))
     for one in samples:
         assert one["conversations"] == templated(settings, 3, one["id"], texts[one["id"]])
+
+
+def test_the_shim_keeps_few_files_open(tmp_path: Path):
+    for number in range(MOST_OPEN + 20):
+        np.save(tmp_path / f"{number}.npy", np.full((2, 3), number, np.float16))
+    embeddings = SubstituteEmbeddings(tmp_path)
+    for _ in range(2):
+        for number in range(MOST_OPEN + 20):
+            assert embeddings[f"{number}.npy#1"].tolist() == [number] * 3
+            assert len(embeddings._files) <= MOST_OPEN

@@ -30,7 +30,7 @@ def test_identities_read_back():
     ("change", "said"),
     [
         ({"format": "mds"}, r"another format \(hf, not mds\)"),
-        ({"version": "000002-01234567"}, "another version"),
+        ({"version": "000002-01234567"}, "go on with --version"),
         ({"content": "1"}, "another content"),
         ({"parts": 3}, "another number of parts"),
         ({"schema_version": 2}, "another schema version"),

@@ -25,7 +25,10 @@ TASKS = tuple(TASK_LABELS)
 REGIMES = ("text-only", "real-instructions", "double-text")
 FACTS = {
     "data": "the packaged world",
+    "note": "All is made up.",
     "captions": 8000,
+    "images": 7000,
+    "real_images": 50,
     "test_images": 2000,
     "parameters": 1234567,
     "decoder": "llama",
@@ -199,7 +202,7 @@ def test_one_seed_has_neither_intervals_nor_claims(tmp_path: Path):
     tables = page.text.split("</figure>")[-1]
     assert "<small>" not in tables
     assert 'id="claims"' not in page.text
-    assert ", one seed;" in page.text
+    assert "; one seed;" in page.text
     assert len(cells(page)) == 3 * 8 * len(TASKS)
     assert "nan" not in tables
 

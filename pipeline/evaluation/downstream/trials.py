@@ -32,8 +32,8 @@ StageDone = Callable[[str], None]
 class TrialResult:
     """The marks of a trial by regime and task.
 
-    A reference's stand under its own name; real images have others in `real-instructions`, where
-    they too are few.
+    A reference's stand under its own name, and in `real-instructions`, where its instructions are
+    about the few real images too.
 
     `losses` are means over the last tenth of stage 2's steps, `seconds` those of it all.
     """
@@ -48,6 +48,13 @@ class TrialResult:
     def to_mapping(self) -> dict[str, Any]:
         """Return the result as plain values."""
         return asdict(self)
+
+
+def wanted_regimes(method: str, settings: DownstreamSettings) -> set[str]:
+    """Return what a trial's marks are by: the regimes asked for, of a reference its own name."""
+    if method not in REFERENCES:
+        return set(settings.regimes)
+    return {method, *({"real-instructions"} & set(settings.regimes))}
 
 
 def learn_language(data: DownstreamData, settings: DownstreamSettings, seed: int) -> Weights:
@@ -93,12 +100,15 @@ def run_trial(
     """
     start = time.perf_counter()
     with one_thread():
-        trainer = _Trainer(seed, data, settings, language)
+        trainer = _Trainer(seed, data, settings, language, blind=method == BLIND)
         half = data.text.first(len(data.text.embeddings) // 2)
         few = data.image.first(settings.real_images)
         if method == BLIND:
-            unseen = half.seen_as(torch.zeros_like(half.embeddings))
-            trainer.read(BLIND, trainer.projector(unseen), unseen, settings.instructions)
+            unseen, few = _unseen(half), _unseen(few)
+            projected = trainer.projector(unseen)
+            trainer.read(BLIND, projected, unseen, settings.instructions)
+            if "real-instructions" in settings.regimes:
+                trainer.read("real-instructions", projected, few, settings.real_instructions)
         elif method == REAL_IMAGES:
             projected = trainer.projector(data.image)
             trainer.read(REAL_IMAGES, projected, data.image, settings.instructions)
@@ -143,9 +153,15 @@ class _Trainer:
     """The stages of one trial on one decoder, which each start gives its weights of before."""
 
     def __init__(
-        self, seed: int, data: DownstreamData, settings: DownstreamSettings, language: Weights
+        self,
+        seed: int,
+        data: DownstreamData,
+        settings: DownstreamSettings,
+        language: Weights,
+        *,
+        blind: bool,
     ) -> None:
-        self._seed, self._data, self._settings = seed, data, settings
+        self._seed, self._data, self._settings, self._blind = seed, data, settings, blind
         decoder, self._tokens = make_decoder(settings.decoder, _texts(data), seed)
         self._language = language or {
             name: tensor.clone() for name, tensor in decoder.state_dict().items()
@@ -173,8 +189,7 @@ class _Trainer:
         losses = self._train(self._model, material.instructions, material, stage)
         last = losses[-max(1, len(losses) // 10) :]
         self.losses[regime] = sum(last) / len(last)
-        blind = regime == BLIND
-        self.marks[regime] = examine(self._model, self._tokens, self._data.test, blind=blind)
+        self.marks[regime] = examine(self._model, self._tokens, self._data.test, blind=self._blind)
 
     def _train(
         self,
@@ -193,6 +208,10 @@ class _Trainer:
             pad=self._tokens.pad,
             seed=self._seed,
         )
+
+
+def _unseen(material: Material) -> Material:
+    return material.seen_as(torch.zeros_like(material.embeddings))
 
 
 def _copied(module: torch.nn.Module) -> Weights:
