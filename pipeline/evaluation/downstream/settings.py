@@ -142,7 +142,7 @@ class DownstreamSettings:
     batch_size: int = 64
     gpus_per_trial: float = 0.0
     """GPUs of each trial, for a decoder that wants one; 0 trains on one CPU thread."""
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)  # it holds a mapping
     projector: ProjectorStage = ProjectorStage()
     instructions: InstructionStage = InstructionStage()
     real_instructions: RealInstructionStage = RealInstructionStage()

@@ -51,7 +51,7 @@ def test_what_stands_there_is_a_small_decoder_and_every_regime():
     assert DecoderSettings(path="folder", config={}).path == "folder"  # a path needs no fields
     other = DownstreamSettings()
     other.decoder.config.update(hidden_size=1)
-    assert DecoderSettings().config["hidden_size"] == 64  # nobody changes everybody's
+    assert DownstreamSettings().decoder.config["hidden_size"] == 64  # nobody changes everybody's
 
 
 def test_settings_load_nothing_heavy():
