@@ -41,7 +41,8 @@ def index_dataset(
     """Return the segments that cover these shards, after building those that are missing.
 
     A segment of the version before is taken over where it fits. Each task reads the ids of up to
-    64 shards and, but for a shard of more, four million rows. `check` is called now and then, and what it raises ends it.
+    64 shards and four million rows (or one shard of more). `check` is called now and then, and
+    what it raises ends it.
 
     Raises:
         ValueError: when a shard cannot be read or a segment not be written.

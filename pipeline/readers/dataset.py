@@ -91,7 +91,9 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
         self.shuffle, self.seed, self.buffer_size = shuffle, seed, buffer_size
         self.dtype, self.equal_ranks = dtype, equal_ranks
         self._rows = [shard.rows for shard in self.pinned.shards]
-        self._schema = self._checked_schema(by_default=columns is None)
+        # As bytes: a pickled Arrow type may come back as another one.
+        schema = self._checked_schema(by_default=columns is None)
+        self._schema: bytes = schema.serialize().to_pybytes()
         # In shared memory: workers that outlive an epoch hear of the next one.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._resumed: dict[str, Any] | None = None
@@ -225,7 +227,7 @@ class SubstituteDataset(IterableDataset[dict[str, Any]]):
         start, stop = share(end - begin, now["workers"], now["worker"])
         order = RowOrder(self._rows, shuffle=self.shuffle, seed=self.seed, epoch=now["epoch"])
         consumer = self.rank * now["workers"] + now["worker"]
-        reader = RowReader(self.pinned, self._schema)
+        reader = RowReader(self.pinned, pa.ipc.read_schema(pa.py_buffer(self._schema)))
         try:
             while now["position"] < stop - start:
                 window, skipped = divmod(now["position"], self.buffer_size)

@@ -16,7 +16,6 @@ from pipeline.storage import locations
 Range = tuple[int, int]
 """The bytes [start, stop) of a file."""
 
-_OPEN_FILES = 128
 _AT_ONCE = 16
 _HASHED_AT_ONCE = 2**22
 _GAP_BYTES = 32 * 2**10
@@ -29,13 +28,13 @@ class ChangedFileError(ValueError):
 
 
 class RangeReader:
-    """Reads ranges of the files of a folder, a bounded number of them open.
+    """Reads ranges of the files of a folder, `most_open` of them open at once.
 
     Safe to use after a fork: a read says where it begins, no position is shared. Open files are
     not pickled.
     """
 
-    def __init__(self, root: str, most_open: int = _OPEN_FILES) -> None:
+    def __init__(self, root: str, most_open: int) -> None:
         self._root, self._most_open = root, most_open
         self._files: OrderedDict[str, LocalFile | RemoteFile] = OrderedDict()
 

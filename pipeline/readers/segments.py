@@ -21,7 +21,7 @@ from pipeline.storage.id_index import (
 )
 from pipeline.storage.locations import join, redact_url
 
-_OPEN_FILES = 512
+_OPEN_SEGMENTS = 512
 """Half of what a process may usually open. A search goes through all segments."""
 _QUERIES_AT_ONCE = 512
 """Each reads a block of 256 entries (6 kB), so 3 MB at most."""
@@ -60,7 +60,7 @@ class IndexReader:
         self._index = version.index
         row_bytes = version.dimension * (2 if version.dtype == "float16" else 4)
         self._row_bytes = row_bytes
-        self._files = RangeReader(version.root, _OPEN_FILES)
+        self._files = RangeReader(version.root, _OPEN_SEGMENTS)
         self._open: dict[str, _Segment] = {}
 
     def find(self, hashes: Hashes) -> Iterator[Found]:

@@ -1,6 +1,7 @@
 """The id index of a dataset: immutable segments that say in which shard and row an id stands.
 
-A segment covers up to 64 shards and about four million rows. It is a safetensors file `index/NAME.safetensors` of
+A segment covers up to 64 shards and four million rows (or one shard of more). It is a safetensors
+file `index/NAME.safetensors` of
 
 - `entries` (n, 3) uint64, sorted: both halves of an id's 128-bit hash, then shard << 32 | row;
 - `fences` (ceil(n / 256),) uint64: the first half of every 256th entry, so that one short read
@@ -106,8 +107,8 @@ def plan_index(receipts: Sequence[Receipt], there: Sequence[IndexSegment]) -> In
     for segment in there:
         shards = [by_path[path] for path in segment.shards if path in by_path]
         full = len(shards) == SHARDS_PER_SEGMENT or 2 * _rows(shards) >= ROWS_PER_SEGMENT
-        whole = len(shards) == len(segment.shards)
-        if full and whole and segment.path == segment_path(shards) and covered.isdisjoint(segment.shards):
+        whole = len(shards) == len(segment.shards) and segment.path == segment_path(shards)
+        if full and whole and covered.isdisjoint(segment.shards):
             kept[segment.path] = segment
             covered |= set(segment.shards)
     rest = sorted(by_path.keys() - covered)

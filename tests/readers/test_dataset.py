@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.readers import SubstituteDataset
 from pipeline.readers.version import PinnedVersion, shard_error
-from pipeline.storage import collect
+from pipeline.schema import EMBEDDING, ID, REJECT, TEXT
+from pipeline.storage import Receipt, Unit, collect, write_unit
+from pipeline.storage.file_facts import schema_text
 from pipeline.storage.manifest import open_manifest
 from tests.readers.samples import (
     DIMENSION,
@@ -27,6 +30,7 @@ from tests.readers.samples import (
     write_shard,
 )
 from tests.readers.streams import ROWS, TOTAL, batches, dataset, loader, names
+from tests.storage.samples import vectors
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -65,13 +69,19 @@ def test_nothing_else_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return real(self, group, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", recorded)
-    part = dataset(str(tmp_path), rank=1, world_size=3, buffer_size=4)
+    part = dataset(str(tmp_path), rank=1, world_size=3, buffer_size=4, shuffle=False)
     assert len(list(part)) == 10
     assert groups == [1]
     # Windows do not end where row groups do: what two share is kept, not read again.
     groups.clear()
-    assert len(list(dataset(str(tmp_path), buffer_size=4))) == 30
+    assert len(list(dataset(str(tmp_path), buffer_size=4, shuffle=False))) == 30
     assert groups == [0, 1, 2]
+    # Shuffled, pieces are what row groups are; the one where the epoch begins is read twice.
+    groups.clear()
+    monkeypatch.setattr("pipeline.readers.order.PIECE_ROWS", 10)
+    assert len(list(dataset(str(tmp_path), buffer_size=4))) == 30
+    assert sorted(set(groups)) == [0, 1, 2]
+    assert len(groups) <= 4
 
 
 def test_without_shuffle_rows_come_as_they_stand(root: str):
@@ -129,6 +139,86 @@ def test_equal_ranks_leave_out_the_last_rows_of_the_order(root: str):
     ]
     assert {len(part) for part in parts} == {TOTAL // 7}
     assert [name for part in parts for name in part] == whole[: TOTAL - TOTAL % 7]
+
+
+def test_no_row_is_left_out_for_ever_and_no_rank_keeps_its_part(tmp_path: Path):
+    write_dataset(str(tmp_path), [101])
+    seen: set[str] = set()
+    firsts: set[tuple[str, ...]] = set()
+    parts = [dataset(str(tmp_path), rank=rank, world_size=4, equal_ranks=True) for rank in range(4)]
+    for epoch in range(5):
+        for part in parts:
+            part.set_epoch(epoch)
+            seen.update(names(part))
+        firsts.add(tuple(sorted(names(parts[0]))))
+    assert sorted(seen) == all_ids([101])
+    assert len(firsts) == 5
+
+
+def test_a_shard_larger_than_the_window_is_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.readers.order.PIECE_ROWS", 10)
+    write_dataset(str(tmp_path), [1000])
+    rows = [int(name[:5]) for name in names(dataset(str(tmp_path), buffer_size=40))]
+    assert abs(np.corrcoef(rows, range(1000))[0, 1]) < 0.3
+
+
+def write_other_shard(root: str, shard: int, **columns: pa.Array) -> Receipt:
+    """Write a shard of two rows without conversations, with other columns."""
+    table = pa.table(
+        {
+            ID: [f"{shard}-0", f"{shard}-1"],
+            TEXT: pa.nulls(2, pa.string()),
+            EMBEDDING: vectors(np.eye(DIMENSION, dtype=np.float32)[:2]),
+            **columns,
+            REJECT: pa.nulls(2, pa.string()),
+        }
+    )
+    passed = pa.schema([(name, column.type) for name, column in columns.items() if name != TEXT])
+    unit = Unit(
+        key=f"other{shard}",
+        path="p",
+        format="jsonl",
+        start=0,
+        stop=2,
+        rows=2,
+        digest="0",
+        has_ids=True,
+        passed_through=schema_text(passed),
+    )
+    return write_unit(
+        root, unit=unit, fingerprint="f", table=table, dtype="float16", metadata={}, seconds={}
+    )
+
+
+def test_a_column_of_another_type_names_its_shard(tmp_path: Path):
+    root = str(tmp_path)
+    receipts = [
+        write_other_shard(root, 0, extra=pa.array([1, 2]), more=pa.array([1, 2])),
+        write_other_shard(root, 1, extra=pa.array(["a", "b"])),
+    ]
+    first, second = publish(root, receipts).receipts
+    types = {f"other{number}": name for number, name in enumerate(("int64", "string"))}
+    found, wanted = types[second.unit], types[first.unit]
+    with pytest.raises(ValueError) as failed:
+        list(dataset(root, columns=["id", "extra"]))
+    assert str(failed.value) == (
+        f"the column extra is of type {found} in the shard {root}/{second.path} and of type "
+        f"{wanted} in the first; leave it out of `columns`, or make the corpus's files alike"
+    )
+    assert len(list(dataset(root, columns=["id", "embedding"]))) == 4
+    one = "more" if first.unit == "other0" else "extra"
+    if one == "more":
+        with pytest.raises(ValueError, match="the column more is missing in the shard"):
+            list(dataset(root, columns=["id", "more"]))
+
+
+def test_no_captions(tmp_path: Path):
+    publish(str(tmp_path), [write_other_shard(str(tmp_path), 0)])
+    with pytest.raises(ValueError, match=r'its text is null; give columns=\["id", "embedding"\]'):
+        dataset(str(tmp_path))
+    (batch,) = loader(dataset(str(tmp_path), columns=["id", "embedding"]), num_workers=0)
+    assert batch["embedding"].shape == (2, DIMENSION)
+    assert [row["text"] for row in dataset(str(tmp_path), columns=["id", "text"])] == [None, None]
 
 
 def test_rank_from_the_environment(root: str, monkeypatch: pytest.MonkeyPatch):

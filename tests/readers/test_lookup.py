@@ -19,6 +19,7 @@ from pipeline.readers import SubstituteLookup
 from pipeline.readers.lookup import _DECODED_BYTES
 from pipeline.readers.ranges import RangeReader, RemoteFile
 from pipeline.storage import collect, locations
+from pipeline.storage.id_index import segment_layout
 from pipeline.storage.manifest import open_manifest
 from tests.readers.samples import (
     DIMENSION,
@@ -157,7 +158,7 @@ def test_near_ranges_share_a_request(
     monkeypatch.setattr("pipeline.readers.ranges._LONGEST_BYTES", longest)
     data = bytes(np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8))
     locations.write_bytes(f"{bucket_folder}/file", data)
-    file = RangeReader(bucket_folder).file("file", 2000)
+    file = RangeReader(bucket_folder, 1).file("file", 2000)
     assert isinstance(file, RemoteFile)
     starts = [0, 5, 5, 40, 300, 301, 1900]
     ranges = [(start, start + 20) for start in starts]
@@ -219,11 +220,14 @@ def test_pickled_it_is_small_and_the_same(half: str):
     assert np.array_equal(pickle.loads(data).lookup(ids), embedding_of(ids))
 
 
-def test_files_and_segments_are_open_in_bounded_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("pipeline.readers.ranges._OPEN_FILES", 2)
+def test_files_are_open_in_bounded_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.readers.lookup._OPEN_SHARDS", 2)
     monkeypatch.setattr("pipeline.readers.segments._OPEN_SEGMENTS", 1)
+    headers: list[str] = []
+    monkeypatch.setattr(
+        "pipeline.readers.segments.segment_layout",
+        lambda *given: headers.append("read") or segment_layout(*given),
+    )
     monkeypatch.setattr("pipeline.storage.id_index.SHARDS_PER_SEGMENT", 2)
     rows = [30, 20, 10, 40, 5]
     manifest = write_dataset(str(tmp_path), rows)
@@ -234,7 +238,8 @@ def test_files_and_segments_are_open_in_bounded_number(
         assert np.array_equal(lookup.lookup(ids), embedding_of(ids))
         assert not lookup.contains(["x"]).any()
         assert len(lookup._files._files) == 2
-        assert len(lookup._index._open) == 1
+        assert len(lookup._index._files._files) == 1
+    assert len(headers) == 3  # what is known of a segment stays when its file is closed
 
 
 def test_a_version_stays_until_it_is_collected(tmp_path: Path):
@@ -289,6 +294,22 @@ def test_an_index_that_is_not_what_it_was(half: str, damage: str):
     path.write_bytes(changed)
     with pytest.raises(ValueError, match=f"cannot read the id index .*{path.name}: "):
         SubstituteLookup(half).contains(["x"])
+
+
+def test_an_entry_that_changed_gives_no_other_row(half: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.readers.ranges._HASHED_AT_ONCE", 100)
+    ids = shuffled([50] * 3)
+    (segment,) = open_manifest(half).index or ()
+    path = Path(half) / segment.path
+    data = bytearray(path.read_bytes())
+    first, _, _ = segment_layout(lambda start, stop: bytes(data[start:stop]), len(data)).arrays[
+        "entries"
+    ]
+    assert np.array_equal(SubstituteLookup(half).lookup(ids), embedding_of(ids))
+    data[first + 16] ^= 1  # the row of the first entry
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"index .*{path.name}: its bytes are not those that were"):
+        SubstituteLookup(half).lookup(ids)
 
 
 def test_a_version_without_index_says_what_to_do(tmp_path: Path):

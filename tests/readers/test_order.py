@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.readers.order import RowOrder, delivered, rank_range, share, window_order
+from pipeline.readers.order import (
+    ORDER,
+    PIECE_ROWS,
+    RowOrder,
+    delivered,
+    rank_range,
+    share,
+    window_order,
+)
+from pipeline.storage.shards import ROWS_PER_GROUP
 
+PIECES = [
+    (0, 18878, 20000),
+    (0, 0, 4096),
+    (2, 0, 4096),
+    (2, 4096, 5000),
+    (0, 12288, 16384),
+    (0, 8192, 12288),
+    (0, 4096, 8192),
+    (0, 16384, 18878),
+]
 ROWS = st.lists(st.integers(0, 20), max_size=12)
 
 
@@ -21,9 +42,11 @@ def positions(order: RowOrder, start: int, stop: int) -> list[tuple[int, int]]:
     ]
 
 
-@given(ROWS, st.booleans(), st.integers(0, 3), st.integers(1, 30))
-def test_pieces_are_every_row_once(rows, shuffle, epoch, step):
-    order = RowOrder(rows, shuffle=shuffle, seed=1, epoch=epoch)
+@given(ROWS, st.booleans(), st.integers(0, 3), st.integers(1, 30), st.integers(1, 21))
+def test_pieces_are_every_row_once(rows, shuffle, epoch, step, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.readers.order.PIECE_ROWS", size)
+        order = RowOrder(rows, shuffle=shuffle, seed=1, epoch=epoch)
     total = sum(rows)
     whole = positions(order, 0, total)
     assert sorted(whole) == [(shard, row) for shard, n in enumerate(rows) for row in range(n)]
@@ -31,6 +54,28 @@ def test_pieces_are_every_row_once(rows, shuffle, epoch, step):
         assert whole == sorted(whole)
     parts = [positions(order, at, min(at + step, total)) for at in range(0, total, step)]
     assert [one for part in parts for one in part] == whole
+
+
+def test_pieces_are_row_groups_and_stay_what_they_are():
+    assert PIECE_ROWS == ROWS_PER_GROUP
+    rows = [20_000, 0, 5_000]
+    pieces = list(RowOrder(rows, shuffle=True, seed=3, epoch=1).pieces(0, 25_000))
+    assert all(piece.start // 4096 == (piece.stop - 1) // 4096 for piece in pieces)
+    # Another order would make every state that was saved another one: then count ORDER up.
+    assert ORDER == 2
+    assert [(piece.shard, piece.start, piece.stop) for piece in pieces] == PIECES
+
+
+def test_a_thousand_million_rows_take_little():
+    rows = [65_536] * 15_259
+    tracemalloc.start()
+    order = RowOrder(rows, shuffle=True, seed=0, epoch=0)
+    (piece,) = order.pieces(10**9 - 1, 10**9)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert piece.stop == piece.start + 1
+    assert kept < 10 * 2**20
+    assert peak < 40 * 2**20
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 5))

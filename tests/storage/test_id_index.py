@@ -23,6 +23,7 @@ from pipeline.storage.id_index import (
     write_segment,
 )
 from pipeline.storage.manifest import content_digest
+from pipeline.storage.receipts import Receipt
 from pipeline.storage.row_groups import DECODE, embedding_groups, plain_embeddings
 from tests.readers.samples import (
     DIMENSION,
@@ -73,12 +74,12 @@ def test_each_hash_is_found_and_no_other(data, step):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("pipeline.storage.id_index", "pipeline.readers.segments"):
             patch.setattr(f"{module}.ENTRIES_PER_FENCE", step)
-        segment, _ = opened([shard("a", hashes[:cut]), shard("b", hashes[cut:])])
+        segment, file = opened([shard("a", hashes[:cut]), shard("b", hashes[cut:])])
         asked = data.draw(st.lists(st.tuples(HALVES, HALVES), max_size=20)) + hashes
         asked.sort()
         places = {one: ((0 << 32) | row) for row, one in enumerate(hashes[:cut])}
         places |= {one: ((1 << 32) | row) for row, one in enumerate(hashes[cut:])}
-        found = segment.search(np.array(asked, np.uint64).reshape(-1, 2))
+        found = segment.search(file, np.array(asked, np.uint64).reshape(-1, 2))
     assert found.tolist() == [places.get(one, -1) for one in asked]
 
 
@@ -87,22 +88,22 @@ def test_borders_of_fences_and_a_short_read(rows):
     hashes = hash_ids([f"id{row}" for row in range(rows)])
     segment, file = opened([ShardIds("a", hashes, np.array([[0, 100]], np.int64))])
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-    assert segment.search(hashes[order]).tolist() == order.tolist()
+    assert segment.search(file, hashes[order]).tolist() == order.tolist()
     missing = hash_ids([f"none{row}" for row in range(300)])
     missing = missing[np.argsort(missing[:, 0])]
-    assert (segment.search(missing) == -1).all()
+    assert (segment.search(file, missing) == -1).all()
     for place in (0, 255, 256, 257, rows - 1):
         if place < rows:
             file.read_bytes = 0
             one = order[place]
-            assert segment.search(hashes[one : one + 1]).tolist() == [one]
+            assert segment.search(file, hashes[one : one + 1]).tolist() == [one]
             # A block, or two for the hash that stands at a fence.
             assert file.read_bytes <= 2 * 256 * 24
 
 
 def test_an_id_that_stands_twice_is_the_first_shards():
-    segment, _ = opened([shard("a", [(5, 5), (1, 1)]), shard("b", [(1, 1), (5, 5)])])
-    assert segment.search(np.array([(1, 1), (5, 5)], np.uint64)).tolist() == [1, 0]
+    segment, file = opened([shard("a", [(5, 5), (1, 1)]), shard("b", [(1, 1), (5, 5)])])
+    assert segment.search(file, np.array([(1, 1), (5, 5)], np.uint64)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -210,6 +211,34 @@ def test_full_segments_are_kept_and_small_ones_do_not_pile_up(tmp_path, monkeypa
     assert nights(tmp_path, [first, {0: 2}], 4)[-1] == (4, 3)
     assert nights(tmp_path, [first, {9: None}], 4)[-1] == (1, 3)
     assert nights(tmp_path, [first, {5: None}], 4)[-1] == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        ([1_000_000] * 9, [4, 4, 1]),
+        ([65_537] * 64, [63, 1]),
+        ([65_536] * 65, [64, 1]),
+        ([5_000_000, 5_000_000, 10], [1, 1, 1]),
+        ([10, 5_000_000, 4_194_304, 0, 0], [1, 1, 3]),
+    ],
+)
+def test_segments_are_cut_by_rows_too_and_kept(rows, groups):
+    fields = {"unit": "", "fingerprint": "", "bytes": 1, "sha256": ""}
+    receipts = [Receipt(path=f"data/{at:03d}", rows=n, **fields) for at, n in enumerate(rows)]
+    plan = plan_index(receipts, [])
+    assert [len(group) for group in plan.missing] == groups
+    there = []
+    for group in plan.missing:
+        shards = tuple(one.path for one in group)
+        there.append(IndexSegment(path=segment_path(group), bytes=1, sha256="", shards=shards))
+    assert plan_index(receipts, there).missing == ()
+    # One more shard, the first by name.
+    new = dataclasses.replace(receipts[0], path="data/+", rows=7, sha256="new")
+    again = plan_index([new, *receipts], there)
+    for segment, group in zip(there, plan.missing, strict=True):
+        if len(group) == 64 or sum(one.rows for one in group) >= 2_097_152:
+            assert segment in again.kept
 
 
 def test_the_index_makes_no_other_content(tmp_path):
@@ -367,5 +396,5 @@ def test_arrays_of_nothing():
         (0,),
         (0, 3),
     ]
-    segment, _ = opened([])
-    assert segment.search(np.array([(1, 1)], np.uint64)).tolist() == [-1]
+    segment, file = opened([])
+    assert segment.search(file, np.array([(1, 1)], np.uint64)).tolist() == [-1]
