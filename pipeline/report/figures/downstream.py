@@ -18,7 +18,7 @@ from pipeline.report.methods import method_label
 
 REGIME_LABELS = {
     "text-only": "trained on text alone",
-    "real-instructions": "projector on text alone, then instructions over real images",
+    "real-instructions": "projector on text alone, then real images",
     "double-text": "trained on twice the text alone",
 }
 """Regimes as people read them."""
