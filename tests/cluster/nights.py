@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from botocore.exceptions import BotoCoreError
 
 from pipeline.benchmarks.faults import digest_of, rows_digest
 from pipeline.cluster.corpora import changed_units, encoder_options, plan_corpus, source_corpus
@@ -172,7 +173,7 @@ def _modified(filesystem: Any, path: str, tries: int = 20) -> Any:
         try:
             filesystem.invalidate_cache()
             return filesystem.modified(path)
-        except OSError:
+        except (OSError, BotoCoreError):
             if not left:
                 raise
     raise AssertionError

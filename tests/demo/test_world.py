@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.demo import world
+from pipeline.demo import telling, world
 from pipeline.demo.corpora import DemoCorpora, write_demo_corpora
 from pipeline.demo.world import IMAGE_SIZE, Scene
 
@@ -70,12 +70,12 @@ def test_pictures_of_other_seeds_and_streams_differ() -> None:
 
 def test_every_attribute_takes_every_value() -> None:
     scenes = [Scene(1, index) for index in range(400)]
-    assert {scene.first.shape for scene in scenes} == set(range(len(world.SHAPES)))
-    assert {scene.second.colour for scene in scenes} == set(range(len(world.COLOURS)))
-    assert {scene.first.size for scene in scenes} == set(range(len(world.SIZES)))
-    assert {scene.relation for scene in scenes} == set(range(len(world.RELATIONS)))
-    assert {scene.background for scene in scenes} == set(range(len(world.BACKGROUNDS)))
-    assert {scene.light for scene in scenes} == set(range(len(world.LIGHTS)))
+    assert {scene.first.shape for scene in scenes} == set(range(len(telling.SHAPES)))
+    assert {scene.second.colour for scene in scenes} == set(range(len(telling.COLOURS)))
+    assert {scene.first.size for scene in scenes} == set(range(len(telling.SIZES)))
+    assert {scene.relation for scene in scenes} == set(range(len(telling.RELATIONS)))
+    assert {scene.background for scene in scenes} == set(range(len(telling.BACKGROUNDS)))
+    assert {scene.light for scene in scenes} == set(range(len(telling.LIGHTS)))
 
 
 def test_a_named_relation_is_true_of_the_picture() -> None:
@@ -85,7 +85,7 @@ def test_a_named_relation_is_true_of_the_picture() -> None:
         first, second = scene._centres(scene._generator(1))
         axis = 1 if scene.relation < 2 else 0
         nearer = first[axis] < second[axis]
-        assert nearer == (world.RELATIONS[scene.relation] in ("left of", "above"))
+        assert nearer == (telling.RELATIONS[scene.relation] in ("left of", "above"))
 
 
 def test_captions_name_only_what_is_there_and_leave_things_out() -> None:
@@ -94,8 +94,8 @@ def test_captions_name_only_what_is_there_and_leave_things_out() -> None:
     scenes = [Scene(6, index) for index in range(1000)]
     for scene in scenes:
         words = scene.caption().replace(",", "").split()
-        colours = {world.COLOURS[figure.colour] for figure in (scene.first, scene.second)}
-        spoken = {word for word in words if word in world.COLOURS}
+        colours = {telling.COLOURS[figure.colour] for figure in (scene.first, scene.second)}
+        spoken = {word for word in words if word in telling.COLOURS}
         assert spoken <= colours
         named["colour"] += bool(spoken)
         named["size"] += bool({"small", "tiny", "little", "large", "big", "huge"} & set(words))
