@@ -128,7 +128,7 @@ class DownstreamSettings:
         "anisoalign",
     )
     regimes: tuple[Regime, ...] = ("text-only", "real-instructions", "double-text")
-    captions: int = 4000
+    captions: int = 6000
     """Captions, and images with captions, that a model is trained on; twice the text doubles it."""
     real_images: int = 50
     """Real images that the instructions of `real-instructions` are about; with many of them the
