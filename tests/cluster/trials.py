@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.report.console import Reporter
 
 _NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 _UNITS_BEFORE = 4
+_NOTICED_WITHIN_S = 60.0
 
 
 class Interrupted(Reporter):
@@ -91,6 +93,11 @@ def main(kind: str, folder: str, text: str, aligner: str) -> None:
     reporter = Interrupted(interruption)
     with ray_session(config):
         report = synthesize(config, reporter)
+    if kind == "node":
+        # The run may end before Ray's health checks have missed the node often enough.
+        give_up = time.monotonic() + _NOTICED_WITHIN_S
+        while all(node["Alive"] for node in ray.nodes()) and time.monotonic() < give_up:
+            time.sleep(0.2)
     nodes = [node["Alive"] for node in ray.nodes()]
     print(
         json.dumps(
