@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.align.base import Aligner, NotFittedError, check_clouds, with_prefix
+from pipeline.align.base import Aligner, NotFittedError, check_clouds, normalise, with_prefix
 from pipeline.align.frames import FrozenFrame
+from pipeline.align.initialization import GlobalInitialization
 from pipeline.align.objectives import Objective, prior_objective, refiner_objective
 from pipeline.align.polar_statistics import PolarStatistics
 from pipeline.align.prior import ScoreNetwork, noise_scales
@@ -20,12 +21,7 @@ from pipeline.align.refiner import (
     RefinerNetwork,
     bounded_refinement,
 )
-from pipeline.align.settings import (
-    AnisoAlignSettings,
-    NoiseSettings,
-    PriorSettings,
-    RefinerSettings,
-)
+from pipeline.align.settings import AnisoAlignSettings, PriorSettings, RefinerSettings
 from pipeline.align.training import (
     Progress,
     Stage,
@@ -39,7 +35,7 @@ from pipeline.geometry.circular import PhaseStructure
 from pipeline.geometry.frame import Frame
 from pipeline.geometry.mixing import mixing_rows
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.polar import Polar, to_polar
+from pipeline.geometry.polar import Polar, from_polar, to_polar
 from pipeline.geometry.radial import RadialTransport
 
 Part = TypeVar("Part")
@@ -76,6 +72,8 @@ class AnisoAlign(Aligner):
         self._radial: RadialTransport | None = None
         self._prior: ScoreNetwork | None = None
         self._refiner: RefinerNetwork | None = None
+        self._initialization: GlobalInitialization | None = None
+        self._moves_complement = True
 
     @classmethod
     def adapted(cls, settings: AnisoAlignSettings) -> AnisoAlignSettings:
@@ -144,11 +142,11 @@ class AnisoAlign(Aligner):
 
     def image_statistics(self, image: Tensor) -> PolarStatistics:
         """Return the second-pass state of image embeddings (n, d) in the frozen frame."""
-        return PolarStatistics.of(self.polar(image))
+        return PolarStatistics.of(self._coordinates(image))
 
     def text_statistics(self, text: Tensor) -> PolarStatistics:
         """Return the second-pass state of recentred text embeddings y' (n, d)."""
-        return PolarStatistics.of(self.polar(self._recentred(text)))
+        return PolarStatistics.of(self._coordinates(self._recentred(text)))
 
     def fit_polar(self, image: PolarStatistics, text: PolarStatistics | None = None) -> Self:
         """Fix anchors, couplings, graph, bounds and radial transport from merged states.
@@ -163,6 +161,7 @@ class AnisoAlign(Aligner):
             assert text is not None, "the radial transport needs the text's radii"
             transport = RadialTransport.between(text.radial, image.radial)
             self._radial = transport.to(torch.float32, self._device)
+        self._initialization = None
         return self
 
     def train(
@@ -279,38 +278,32 @@ class AnisoAlign(Aligner):
 
     def polar(self, embeddings: Tensor) -> Polar:
         """Return radii and phases (n, m) of embeddings (n, d) in the frozen frame."""
-        return to_polar(self.frame.coordinates(embeddings.to(self._device, torch.float32)))
+        return to_polar(self._coordinates(embeddings))
+
+    def _coordinates(self, embeddings: Tensor) -> Tensor:
+        return self.frame.coordinates(embeddings.to(self._device, torch.float32))
 
     def _recentred(self, text: Tensor) -> Tensor:
         shift = self._tensor("image_mean") - self._tensor("text_mean")
         return text.to(self._device, torch.float32) + shift
 
     def initial_parts(self, text: Tensor) -> Parts:
-        """Return the global initialization (section 4.4a) of text embeddings (n, d).
-
-        In U the coordinates Q_U^T mu_i + A Q_U^T (y - mu_t), A the identity where the start is
-        radial and the radii are moved by T_k; in V mu_{i,V} + D (y_V - mu_{t,V}).
-        """
-        centred = text.to(self._device, torch.float32) - self._tensor("text_mean")
-        moved = self.frame.coordinates(centred) @ self._tensor("transport").T
-        centre = self.frame.coordinates(self._tensor("image_mean"))
-        polar = to_polar(centre + moved)
-        complement = self._tensor("complement_scale") * self.frame.complement(centred)
-        return Parts(
-            radius=self.radial(polar.radius) if self.settings.init == "radial" else polar.radius,
-            phase=polar.phase,
-            complement=self._tensor("complement_mean") + complement,
-        )
+        """Return the global initialization (section 4.4a) of text embeddings (n, d)."""
+        if self._initialization is None:
+            radial = self.radial if self.settings.init == "radial" else None
+            self._initialization = GlobalInitialization.of(self.frame, self._tensors, radial)
+        return self._initialization(text.to(self._device, torch.float32))
 
     def refined_parts(self, text: Tensor) -> Parts:
         """Return the bounded refinement (section 4.4b) of text embeddings (n, d)."""
         initial = self.initial_parts(text)
         if not self.refines:
             return initial
-        return self.refine(initial, self._fitted(self._refiner)(initial))
+        refiner = self._fitted(self._refiner)
+        return self.refine(initial, refiner(initial, complement=self._moves_complement))
 
     def refine(self, initial: Parts, output: Tensor) -> Parts:
-        """Return parts changed by raw network output (n, 2 m + d), within the bounds."""
+        """Return parts changed by raw network output (n, 2 m + d) or (n, 2 m), within bounds."""
         bounds = Bounds(
             self._tensor("phase_bound"),
             self._tensor("log_radius_bound"),
@@ -319,13 +312,20 @@ class AnisoAlign(Aligner):
         return bounded_refinement(initial, output, self.frame, bounds)
 
     @torch.no_grad()
+    def moved(self, text: Tensor) -> Tensor:
+        """Return Q_U c(rho^, theta^) + v^, shape (n, d), of text embeddings (n, d)."""
+        parts = self.refined_parts(text)
+        inside = from_polar(parts.radius, parts.phase)
+        return parts.complement.addmm_(inside, self.frame.basis.T)
+
     def map(self, text: Tensor) -> Tensor:
         """Return e' = Norm(Q_U c(rho^, theta^) + v^), shape (n, d) (section 4.4c)."""
-        return self.refined_parts(text).rebuild(self.frame)
+        return normalise(self.moved(text))
 
     def to(self, device: torch.device | str) -> Self:
         """Move the aligner to a device; returns self."""
         super().to(device)
+        self._initialization = None
         if self._frame is not None:
             self._frame = self._frame.to(device=device)
         if self._structure is not None:
@@ -335,6 +335,8 @@ class AnisoAlign(Aligner):
         for network in (self._prior, self._refiner):
             if network is not None:
                 network.to(device).requires_grad_(False)
+        # Neither loss looks at the complement: what training leaves at zero need not be computed.
+        self._moves_complement = self._refiner is not None and self._refiner.moves_complement
         return self
 
     def configuration(self) -> dict[str, Any]:
@@ -366,16 +368,8 @@ class AnisoAlign(Aligner):
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, Any]) -> Self:
         """Return an unfitted aligner with the settings of `configuration()`."""
-        settings = dict(configuration["settings"])
-        if settings.keys() != {field.name for field in fields(AnisoAlignSettings)}:
-            raise ValueError("the aligner was fitted by another version of anisoalign; fit again")
-        for name, section in (
-            ("noise", NoiseSettings),
-            ("prior", PriorSettings),
-            ("refiner", RefinerSettings),
-        ):
-            settings[name] = section(**settings[name])
-        aligner = cls(seed=configuration["seed"], **settings)
+        settings = AnisoAlignSettings.from_mapping(configuration["settings"])
+        aligner = cls.from_settings(settings, configuration["seed"])
         aligner.history = {name: list(curve) for name, curve in configuration["history"].items()}
         return aligner
 

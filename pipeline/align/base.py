@@ -13,8 +13,11 @@ from pipeline.align.settings import AlignSettings
 from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.storage.artifacts import write_artifact
 
-ROWS_AT_ONCE = 16_384
+_ROWS_ON_DEVICE = 16_384
 """Rows that are mapped together, which bounds memory."""
+_ROWS_IN_CACHE = 1024
+"""The same on a CPU: what is made of them stays in its cache from one operation to the next."""
+_SMALLEST_NORM = 1e-12
 _COMMON = frozenset({"method", "provenance"})  # in every artifact's config.json
 _NORM_TOLERANCE = 5e-3  # what float16 storage leaves of a unit norm, with room
 
@@ -22,6 +25,11 @@ _NORM_TOLERANCE = 5e-3  # what float16 storage leaves of a unit norm, with room
 def normalise(embeddings: Tensor) -> Tensor:
     """Return unit rows, shape (n, d)."""
     return torch.nn.functional.normalize(embeddings, dim=-1)
+
+
+def _inverse_norms(rows: Tensor) -> Tensor:
+    """Return one over the length of each row (n, d), shape (n, 1), of a zero row a large number."""
+    return rows.norm(dim=1, keepdim=True).clamp_min_(_SMALLEST_NORM).reciprocal_()
 
 
 class NotFittedError(ValueError):
@@ -68,10 +76,14 @@ class Aligner(ABC):
     def map(self, text: Tensor) -> Tensor:
         """Return the mapped, not yet calibrated rows e' (n, d) of text embeddings (n, d)."""
 
+    def moved(self, text: Tensor) -> Tensor:
+        """Return rows (n, d) in the directions of e', of whatever length: those of `map`."""
+        return self.map(text)
+
     def mean_of_mapped(self, text: Tensor) -> MeanSum:
         """Return the partial state of mu-hat over text embeddings (n, d)."""
         state = MeanSum.zero(text.shape[1])
-        for rows in text.split(ROWS_AT_ONCE):
+        for rows in text.split(self.rows_at_once):
             state = state.merge(MeanSum.of(self.map(rows.to(self._device))))
         return state
 
@@ -99,13 +111,28 @@ class Aligner(ABC):
             ValueError: when the width differs from that of the fit, or there is not one id a row.
         """
         self._check_rows(text, ids)
-        return torch.cat([self._transform_rows(rows) for rows in text.split(ROWS_AT_ONCE)])
+        found = torch.empty(text.shape, dtype=torch.float32, device=self._device)
+        step = self.rows_at_once
+        with torch.no_grad():
+            for start in range(0, len(text), step):
+                rows = text[start : start + step].to(self._device, torch.float32)
+                self._transform_rows(rows, found[start : start + step])
+        return found
 
-    def _transform_rows(self, text: Tensor) -> Tensor:
-        mapped = self.map(text.to(self._device, torch.float32))
+    def _transform_rows(self, text: Tensor, found: Tensor) -> None:
+        """Write the substitutes of text embeddings (n, d), on the device, to `found` (n, d)."""
         if not self.calibrates:
-            return mapped
-        return normalise(mapped + self._tensor("calibration_shift"))
+            found.copy_(self.map(text))
+            return
+        # Norm(e' + shift) with e' = Norm(moved): a row's length and the shift in one pass.
+        moved = self.moved(text)
+        torch.addcmul(self._tensor("calibration_shift"), moved, _inverse_norms(moved), out=found)
+        found.mul_(_inverse_norms(found))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are mapped together on the aligner's device."""
+        return _ROWS_IN_CACHE if self._device.type == "cpu" else _ROWS_ON_DEVICE
 
     # -- state -----------------------------------------------------------------------------------
 

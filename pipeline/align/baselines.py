@@ -127,6 +127,12 @@ class ReAlign(AffineAligner):
         self._tensors["scale"] = scale.to(self._device, torch.float32).reshape(1)
         return self
 
+    def moved(self, text: Tensor) -> Tensor:
+        """Return mu_i + s (y - mu_t), shape (n, d), of text embeddings (n, d), in one pass."""
+        scale = self._tensor("scale")
+        offset = self._tensor("image_mean") - scale * self._tensor("text_mean")
+        return torch.addcmul(offset, text.to(self._device, torch.float32), scale)
+
     def move(self, centred: Tensor) -> Tensor:
         """Return s (y - mu_t), shape (n, d)."""
         return self._tensor("scale") * centred

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.align.base import with_prefix
 from pipeline.geometry.circular import CircularSums
-from pipeline.geometry.polar import Polar
+from pipeline.geometry.polar import radii
 from pipeline.geometry.radial import RadialSketch
 
 
@@ -26,9 +26,9 @@ class PolarStatistics:
         return cls(CircularSums.zero(blocks), RadialSketch.zero(blocks))
 
     @classmethod
-    def of(cls, polar: Polar) -> PolarStatistics:
-        """Return the state of one block of samples, radii and phases (n, m)."""
-        return cls(CircularSums.of(polar), RadialSketch.of(polar.radius))
+    def of(cls, coordinates: Tensor) -> PolarStatistics:
+        """Return the state of one block of samples, coordinates (n, r) in the frame."""
+        return cls(CircularSums.of(coordinates), RadialSketch.of(radii(coordinates)))
 
     def merge(self, other: PolarStatistics) -> PolarStatistics:
         """Return the state of both sets of samples."""

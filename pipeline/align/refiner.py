@@ -14,7 +14,7 @@ from pipeline.align.prior import phase_features
 from pipeline.align.settings import RefinerSettings
 from pipeline.geometry.circular import PhaseStructure
 from pipeline.geometry.frame import Frame
-from pipeline.geometry.polar import EPSILON, from_polar, wrap
+from pipeline.geometry.polar import EPSILON, wrap
 
 _GAUSSIAN_INTERQUARTILE_RANGE = 1.349
 
@@ -25,11 +25,6 @@ class Parts(NamedTuple):
     radius: Tensor
     phase: Tensor
     complement: Tensor
-
-    def rebuild(self, frame: Frame) -> Tensor:
-        """Return Norm(Q_U c(rho, theta) + v), shape (n, d) (section 4.4c)."""
-        inside = frame.embed(from_polar(self.radius, self.phase))
-        return torch.nn.functional.normalize(inside + self.complement, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -92,37 +87,46 @@ class RefinerNetwork(nn.Module):
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
-    def forward(self, initial: Parts) -> Tensor:
-        """Return the raw outputs, shape (n, 2 m + d), of initial parts."""
-        features = torch.cat(
-            (
-                phase_features(initial.phase, self.harmonics),
-                torch.log(initial.radius),
-                initial.complement,
-            ),
-            dim=-1,
+    @property
+    def moves_complement(self) -> bool:
+        """Whether any output dv is other than zero, whatever the input."""
+        still = 2 * self.blocks
+        return bool(self.exit.weight[still:].any() or self.exit.bias[still:].any())
+
+    def forward(self, initial: Parts, complement: bool = True) -> Tensor:
+        """Return the raw outputs of initial parts, (n, 2 m + d), or (n, 2 m) without dv."""
+        polar = torch.cat(
+            (phase_features(initial.phase, self.harmonics), torch.log(initial.radius)), dim=-1
         )
-        hidden = nn.functional.silu(self.entry(features))
+        # Two products in place of one of all features, which would have to be put together.
+        known, rest = self.entry.weight.split((polar.shape[-1], initial.complement.shape[-1]), 1)
+        first = torch.addmm(self.entry.bias, polar, known.T)
+        hidden = nn.functional.silu(first.addmm_(initial.complement, rest.T))
         hidden = hidden + nn.functional.silu(self.hidden(hidden))
-        output: Tensor = self.exit(hidden)
-        return output
+        if complement:
+            output: Tensor = self.exit(hidden)
+            return output
+        still = 2 * self.blocks
+        return torch.addmm(self.exit.bias[:still], hidden, self.exit.weight[:still].T)
 
 
 def bounded_refinement(initial: Parts, output: Tensor, frame: Frame, bounds: Bounds) -> Parts:
     """Apply raw network output (n, 2 m + d) within the bounds, whatever its values (section 4.4b).
 
     theta^ = wrap(theta0 + a_theta tanh dtheta), rho^ = rho0 exp(a_rho tanh drho) and
-    v^ = v0 + a_v tanh dv, with dv taken to V first.
+    v^ = v0 + a_v tanh dv, with dv taken to V first; dv is zero where the output is (n, 2 m).
     """
     blocks = initial.phase.shape[-1]
-    phase_change, radius_change, complement_change = output.split(
-        (blocks, blocks, output.shape[-1] - 2 * blocks), dim=-1
-    )
+    phase_change, radius_change = output[..., :blocks], output[..., blocks : 2 * blocks]
+    complement_change = output[..., 2 * blocks :]
+    complement = initial.complement
+    if complement_change.shape[-1]:
+        inside = frame.complement(complement_change)
+        complement = complement + bounds.complement * torch.tanh(inside)
     return Parts(
         radius=initial.radius * torch.exp(bounds.log_radius * torch.tanh(radius_change)),
         phase=wrap(initial.phase + bounds.phase * torch.tanh(phase_change)),
-        complement=initial.complement
-        + bounds.complement * torch.tanh(frame.complement(complement_change)),
+        complement=complement,
     )
 
 

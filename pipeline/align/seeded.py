@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.align.base import ROWS_AT_ONCE, MomentAligner, normalise
+from pipeline.align.base import MomentAligner, normalise
 from pipeline.align.settings import AlignSettings, C3Settings, PermutedSettings
 from pipeline.geometry.moments import Moments
 
@@ -85,12 +85,13 @@ class SeededAligner(MomentAligner):
         if ids is None:
             return super().transform(text)
         self._check_rows(text, ids)
-        keys = row_keys(self.seed, ids)
+        keys, step = row_keys(self.seed, ids), self.rows_at_once
         parts = [
-            self.map_keyed(rows.to(self._device, torch.float32), keys[start : start + len(rows)])
-            for start, rows in zip(
-                range(0, len(text) or 1, ROWS_AT_ONCE), text.split(ROWS_AT_ONCE), strict=True
+            self.map_keyed(
+                text[start : start + step].to(self._device, torch.float32),
+                keys[start : start + step],
             )
+            for start in range(0, len(text) or 1, step)
         ]
         return torch.cat(parts)
 

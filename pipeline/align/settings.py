@@ -6,8 +6,9 @@ This file imports nothing heavy, so that a configuration is validated without lo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self, get_args
 
 MethodName = Literal[
     "identity",
@@ -185,6 +186,24 @@ class AnisoAlignSettings:
         _require(
             0 <= self.displacement <= 1,
             f"displacement must lie between 0 and 1, not {self.displacement}",
+        )
+
+    @classmethod
+    def from_mapping(cls, said: Mapping[str, Any]) -> Self:
+        """Return the settings that `dataclasses.asdict` made plain values of.
+
+        Raises:
+            ValueError: if they are those of another version.
+        """
+        if said.keys() != {one.name for one in fields(cls)}:
+            raise ValueError("the aligner was fitted by another version of anisoalign; fit again")
+        return cls(
+            **{
+                **said,
+                "noise": NoiseSettings(**said["noise"]),
+                "prior": PriorSettings(**said["prior"]),
+                "refiner": RefinerSettings(**said["refiner"]),
+            }
         )
 
 

@@ -96,14 +96,14 @@ class SubspaceTransport(AffineAligner):
         """The frozen frame."""
         return Frame(self._tensor("basis"))
 
-    def dominant(self, centred: Tensor) -> Tensor:
-        """Return the coordinates A Q_U^T (y - mu_t), shape (n, r), of centred rows (n, d)."""
-        return self.frame.coordinates(centred) @ self._tensor("transport").T
-
     def move(self, centred: Tensor) -> Tensor:
-        """Return A (y_U - mu_{t,U}) + D (y_V - mu_{t,V}), shape (n, d)."""
-        complement = self._tensor("complement_scale") * self.frame.complement(centred)
-        return self.frame.embed(self.dominant(centred)) + complement
+        """Return A (y_U - mu_{t,U}) + D (y_V - mu_{t,V}), shape (n, d).
+
+        As D z + (Q_U A - D Q_U) c with c = Q_U^T z: two products.
+        """
+        basis, scale = self._tensor("basis"), self._tensor("complement_scale")
+        inside = (basis @ self._tensor("transport")).T - basis.T * scale
+        return torch.addmm(scale * centred, centred @ basis, inside)
 
 
 class BuresBlock(SubspaceTransport):

@@ -9,7 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.geometry.polar import EPSILON, Polar
+from pipeline.geometry.polar import EPSILON
+
+_CHUNK_ROWS = 4096  # what is made of so many rows stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,31 @@ class CircularSums:
         )
 
     @classmethod
-    def of(cls, polar: Polar) -> CircularSums:
-        """Return the sums over one block of samples, radii and phases (n, m)."""
-        phase = polar.phase.to(torch.float64)
-        phasors = torch.polar(torch.ones_like(phase), phase)
-        energy = polar.radius.to(torch.float64).square().sum(dim=0)
+    def of(cls, coordinates: Tensor) -> CircularSums:
+        """Return the sums over one block of samples, coordinates (n, r).
+
+        e^{i theta} is the block divided by its length, so that no angle is taken; a block at the
+        origin has none and adds nothing. One real product (r, n) x (n, r) holds all four sums of
+        products of sines and cosines.
+        """
+        rows, rank = coordinates.shape
+        double = torch.zeros(rank + 1, rank, dtype=torch.float64, device=coordinates.device)
+        products, total, energy = double[:rank], double[rank], double.new_zeros(rank // 2)
+        for part in coordinates.split(_CHUNK_ROWS):
+            blocks = torch.view_as_complex(part.contiguous().unflatten(-1, (-1, 2)))
+            unit = torch.view_as_real(torch.sgn(blocks)).flatten(-2).to(torch.float64)
+            ones = unit.new_ones(len(unit))
+            products.addmm_(unit.T, unit)
+            total.addmv_(unit.T, ones)
+            squares = blocks.real.square().addcmul_(blocks.imag, blocks.imag)
+            energy.addmv_(squares.to(torch.float64).T, ones)
+        sums = products.unflatten(1, (-1, 2)).unflatten(0, (-1, 2))
+        real = sums[:, 0, :, 0] + sums[:, 1, :, 1]
+        imaginary = sums[:, 1, :, 0] - sums[:, 0, :, 1]
         return cls(
-            phase.shape[0],
-            phasors.sum(dim=0).cpu(),
-            (phasors.T @ phasors.conj()).cpu(),
+            rows,
+            torch.view_as_complex(total.unflatten(0, (-1, 2))).cpu(),
+            torch.complex(real, imaginary).cpu(),
             energy.cpu(),
         )
 

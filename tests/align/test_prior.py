@@ -16,7 +16,7 @@ from pipeline.align.prior import (
 )
 from pipeline.align.settings import NoiseSettings
 from pipeline.geometry.circular import CircularSums, PhaseStructure
-from pipeline.geometry.polar import Polar
+from pipeline.geometry.polar import from_polar
 
 ANGLES = st.floats(-math.pi, math.pi)
 DEVIATIONS = st.floats(0.05 * math.sqrt(2), 1.5 * math.sqrt(2))
@@ -129,7 +129,7 @@ def test_score_network_divides_by_the_standard_deviation():
 
 
 def prior_structure(blocks):
-    sample = Polar(
+    sample = from_polar(
         gaussian(99, blocks, 1).abs() + 0.1, gaussian(99, blocks, 2) + gaussian(99, 1, 3)
     )
     return PhaseStructure.of(CircularSums.of(sample), 2)

@@ -7,15 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.geometry.circular import CircularSums, PhaseStructure, dependency_graph
-from pipeline.geometry.polar import EPSILON
+from pipeline.geometry.polar import EPSILON, Polar, from_polar
 from tests.geometry.samples import gaussian, polar_sample
 
 BLOCKS = 6
 SEEDS = st.integers(0, 2**32)
 
 
+def sums(sample: Polar):
+    return CircularSums.of(from_polar(*sample))
+
+
 def structure(seed=0, blocks=BLOCKS, neighbours=2):
-    return PhaseStructure.of(CircularSums.of(polar_sample(200, blocks, seed)), neighbours)
+    return PhaseStructure.of(sums(polar_sample(200, blocks, seed)), neighbours)
 
 
 def assert_same(first, second):
@@ -28,19 +32,17 @@ def assert_same(first, second):
 def test_merge_is_associative_and_order_free(sizes, seed):
     whole = polar_sample(sum(sizes), 3, seed)
     radii, phases = (part.split(list(sizes)) for part in whole)
-    first, second, third = (
-        CircularSums.of(type(whole)(*part)) for part in zip(radii, phases, strict=True)
-    )
+    first, second, third = (sums(Polar(*part)) for part in zip(radii, phases, strict=True))
     for merged in (
         first.merge(second).merge(third),
         first.merge(second.merge(third)),
         third.merge(first).merge(second),
     ):
-        assert_same(merged, CircularSums.of(whole))
+        assert_same(merged, sums(whole))
 
 
 def test_zero_is_neutral():
-    some = CircularSums.of(polar_sample(5, 3, 0))
+    some = sums(polar_sample(5, 3, 0))
     assert_same(CircularSums.zero(3).merge(some), some)
     assert_same(some.merge(CircularSums.zero(3)), some)
     with pytest.raises(ValueError, match="no images"):
@@ -48,7 +50,7 @@ def test_zero_is_neutral():
 
 
 def test_tensors_round_trip():
-    some = CircularSums.of(polar_sample(5, 3, 0))
+    some = sums(polar_sample(5, 3, 0))
     named = some.tensors()
     assert not any(tensor.is_complex() for tensor in named.values())
     again = CircularSums.from_tensors(named)
@@ -60,7 +62,7 @@ def test_tensors_round_trip():
 def test_structure_against_plain_loops():
     polar = polar_sample(200, BLOCKS, 0)
     radius, phase = polar.radius.numpy(), polar.phase.numpy()
-    found = PhaseStructure.of(CircularSums.of(polar), 2)
+    found = PhaseStructure.of(sums(polar), 2)
     energy = (radius**2).mean(axis=0)
     np.testing.assert_allclose(found.weight, energy / (energy.sum() + EPSILON))
     for k in range(BLOCKS):
@@ -116,6 +118,13 @@ def test_potential_is_not_negative_and_periodic(seed, turns):
     assert (prior.potential(phase) >= 0).all()
     torch.testing.assert_close(prior.potential(turned), prior.potential(phase))
     torch.testing.assert_close(prior.drift(turned), prior.drift(phase), rtol=1e-9, atol=1e-11)
+
+
+def test_a_block_at_the_origin_has_no_phase():
+    found = CircularSums.of(torch.tensor([[0.0, 0.0, 0.0, 2.0]]))
+    assert found.phasor.tolist() == [0, 1j]
+    assert found.pair.tolist() == [[0, 0], [0, 1]]
+    assert found.energy.tolist() == [0, 4]
 
 
 def test_one_block_has_an_anchor_and_no_edge():
