@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
+_ENOUGH = 1024
+"""Tokens of a micro-batch that a processor works on at full speed."""
+
 
 class MicroBatches:
     """Cuts rows in micro-batches of at most `budget` tokens and halves them when memory runs out.
 
     A micro-batch costs its number of rows times the length of its longest row; one row is always
-    allowed. No row in it is shorter than three quarters of the longest, which bounds the padding
-    where the budget would take in a whole call. A budget that was halved stays halved: the device
-    won't have grown by the next call.
+    allowed. It ends where lengths change once it has `_ENOUGH` tokens, and before a row shorter
+    than three quarters of its longest, so that little is padding. A budget that was halved stays
+    halved: the device won't have grown by the next call.
     """
 
     def __init__(self, budget: int) -> None:
@@ -45,7 +48,7 @@ class MicroBatches:
         start = 0
         while start < len(order):
             longest = int(descending[start])
-            similar = int(np.count_nonzero(4 * descending[start:] >= 3 * longest))
+            similar = self._similar(descending[start:])
             rows = order[start : start + min(similar, max(1, self.budget // longest))]
             part = self._attempt(forward, rows, longest)
             # Retried out here, past the except clause: there the traceback still holds the
@@ -55,6 +58,15 @@ class MicroBatches:
                 continue
             yield rows, part
             start += len(rows)
+
+    @staticmethod
+    def _similar(descending: NDArray[np.int64]) -> int:
+        """Return how many of the first rows to take together, lengths falling, `(n,)`."""
+        longest = int(descending[0])
+        enough = min(-(-_ENOUGH // longest), len(descending)) - 1
+        # Whole lengths: all rows as long as the one that makes it enough.
+        similar = np.count_nonzero(descending >= descending[enough])
+        return min(int(similar), int(np.count_nonzero(4 * descending >= 3 * longest)))
 
     @staticmethod
     def _attempt(

@@ -72,7 +72,7 @@ def test_trimming_spares_positions(make_folder: Callable[..., Path]) -> None:
     tower = encoder._text_tower
     assert tower is not None
     assert tower.causal_tower is not None
-    tower.causal_tower.transformer.register_forward_pre_hook(
+    tower.causal_tower.transformer.resblocks[0].register_forward_pre_hook(
         lambda _module, arguments: lengths.append(tuple(arguments[0].shape[:2]))
     )
     encoder.encode_texts(["dog", "the cat", "dog dog dog dog dog dog", "dog", "cat"])

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, get_clean_fn
+from hypothesis import example, given
+from hypothesis import strategies as st
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer, get_clean_fn
 
-from pipeline.encoders.tokens import tokenize, vocabulary
+from pipeline.encoders import tokens as tokens_module
+from pipeline.encoders.tokens import Tokenizer, vocabulary
 
 CONTEXT = 8
 PAD, BEGIN, END, CLASS = 0, 1, 2, 3
@@ -76,15 +79,14 @@ def hugging_face(pad: int, side: str, *, mode: str = "", strip: bool = False) ->
 def test_hugging_face(pad: int, side: str, strip: bool) -> None:
     tokenizer = hugging_face(pad, side, strip=strip)
     texts = ["word " * k for k in range(12)]
-    tokens, truncated = tokenize(tokenizer, texts)
+    tokens, truncated = Tokenizer(tokenizer)(texts)
     assert tokens.shape == (12, CONTEXT)
     assert truncated.tolist() == [k + 2 > CONTEXT for k in range(12)]
 
 
 def test_hugging_face_with_class_token_at_the_end() -> None:
-    _, truncated = tokenize(
-        hugging_face(PAD, "right", mode="clips"), ["word " * k for k in range(12)]
-    )
+    tokenizer = Tokenizer(hugging_face(PAD, "right", mode="clips"))
+    _, truncated = tokenizer(["word " * k for k in range(12)])
     assert truncated.tolist() == [k + 3 > CONTEXT for k in range(12)]
 
 
@@ -92,8 +94,39 @@ def test_siglip() -> None:
     tokenizer = SigLipTokenizer.__new__(SigLipTokenizer)
     tokenizer.tokenizer = Words(1, "right")
     tokenizer.context_length = CONTEXT
-    _, truncated = tokenize(tokenizer, ["word! " * k for k in range(12)])
+    _, truncated = Tokenizer(tokenizer)(["word! " * k for k in range(12)])
     assert truncated.tolist() == [k + 2 > CONTEXT for k in range(12)]
+
+
+SIMPLE = SimpleTokenizer(context_length=CONTEXT)
+FAST = Tokenizer(SIMPLE)
+
+
+@given(st.lists(st.text() | st.text(st.sampled_from("aBc'1.,&;<>_ \t\n-")), max_size=5))
+@example(["<start_of_text> a<end_of_text>b", "it's  A dog's", "&amp;lt; &eacute;", "", " "])
+@example(["caf\u00e9 \ufb01ve \u2018quoted\u2019", "a\x1b[31mb", "\x00", "o" * 50])
+@example(["word " * 20])
+def test_words_looked_up_are_the_tokenizers_own(texts: list[str]) -> None:
+    tokens, truncated = FAST(texts)
+    assert torch.equal(tokens, SIMPLE(texts))
+    assert truncated.tolist() == [len(SIMPLE.encode(one)) + 2 > CONTEXT for one in texts]
+
+
+@pytest.mark.parametrize("clean", ["canonicalize", "whitespace"])
+def test_words_of_other_ways_of_cleaning(clean: str) -> None:
+    tokenizer = SimpleTokenizer(context_length=CONTEXT, clean=clean)
+    texts = ["A dog_and a CAT!", "it's {one}, _ - two"]
+    assert torch.equal(Tokenizer(tokenizer)(texts)[0], tokenizer(texts))
+
+
+def test_words_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "_WORDS_KEPT", 3)
+    plain = SimpleTokenizer(context_length=CONTEXT)
+    tokenizer = Tokenizer(plain)
+    texts = [f"word{row} dog <end_of_text>" for row in range(9)]
+    assert torch.equal(tokenizer(texts)[0], SIMPLE(texts))
+    assert len(tokenizer._words) <= 3
+    assert len(plain.cache) <= 2 + 3 * 3
 
 
 def test_vocabulary_is_in_a_fixed_order() -> None:
