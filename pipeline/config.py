@@ -158,7 +158,8 @@ class RaySection(Section):
     no_progress_timeout_s: Annotated[int, Field(ge=0)] = 1800
     """Seconds without progress after which a flow fails (waiting for nodes counts)."""
     encode_actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Actors that encode and correct; auto: one a GPU, else one a CPU."""
+    """Processes that encode and correct at once (actors beside GPUs, else tasks of one CPU); auto:
+    one a GPU, else one a CPU."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """GPUs of each actor; auto: 1 where the cluster has GPUs."""
 

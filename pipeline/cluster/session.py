@@ -14,16 +14,17 @@ from typing import Any
 
 import ray
 from ray._private.services import find_bootstrap_address
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import DataContext
 
 from pipeline.config import RunConfig
 
 _LOCAL_ADDRESSES = frozenset({None, "local"})
 
 # Actors, reads and writes have to fit on one CPU together, or readers starve behind idle actors.
-_ACTOR_CPUS = 0.75
+ACTOR_CPUS = 0.75
+"""CPUs of an actor beside a GPU."""
 IO_CPUS = 0.25
-"""CPUs of a task that reads or writes a unit."""
+"""CPUs of a task that reads or writes a unit for such an actor, or waits for a store."""
 
 
 @contextmanager
@@ -97,26 +98,22 @@ def _silenced_stderr() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class ActorPool:
-    """The pool of actors that encode and correct."""
+class EmbedWorkers:
+    """How many processes encode and correct at once, and the GPUs of each."""
 
     size: int
-    cpus: float
     gpus: float
 
     @property
-    def strategy(self) -> ActorPoolStrategy:
-        """A pool of fixed size: open scaling has starved pools of GPU actors."""
-        return ActorPoolStrategy(size=self.size)
-
-    @property
     def threads(self) -> int | None:
-        """Threads of torch in an actor on CPUs; None leaves torch's own choice beside a GPU."""
+        """Threads of torch in a worker on CPUs; None leaves torch's own choice beside a GPU."""
         return None if self.gpus else 1
 
 
-def actor_pool(config: RunConfig, units: int) -> ActorPool:
-    """Choose the actors for a number of units from the configuration and the cluster.
+def embed_workers(config: RunConfig, units: int) -> EmbedWorkers:
+    """Choose the workers for a number of units from the configuration and the cluster.
+
+    Of fixed size: open scaling has starved pools of GPU actors.
 
     Raises:
         ValueError: when the cluster has not the GPUs that are asked for.
@@ -137,7 +134,7 @@ def actor_pool(config: RunConfig, units: int) -> ActorPool:
         raise ValueError(
             f"ray.gpus_per_actor is {gpus:g}, but this machine has no GPU; set it to 0 or auto"
         )
-    return ActorPool(min(size, max(1, units)), _ACTOR_CPUS, gpus)
+    return EmbedWorkers(min(size, max(1, units)), gpus)
 
 
 def user_error(error: BaseException) -> ValueError | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import ray.data
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from pipeline.cluster.actors import EmbedActor
 from pipeline.cluster.attempts import CountedAttempts
-from pipeline.cluster.session import IO_CPUS, actor_pool
+from pipeline.cluster.session import ACTOR_CPUS, IO_CPUS, EmbedWorkers, embed_workers
 from pipeline.cluster.units import Execution, Row
+from pipeline.cluster.workers import EmbedTask, EmbedWorker
 from pipeline.config import RunConfig
 from pipeline.schema import ENVELOPE
 from pipeline.stages.read import ReadUnit
@@ -21,6 +23,8 @@ from pipeline.storage.duplicates import DuplicateIds
 if TYPE_CHECKING:
     from pipeline.cluster.dataset_flow import DatasetRequest
 
+_WHOLE_UNITS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+
 
 def writing(
     config: RunConfig, request: DatasetRequest, duplicates: DuplicateIds | None
@@ -28,43 +32,73 @@ def writing(
     """Return the execution that turns units into shards; its rows hold `receipt` (JSON)."""
 
     def execute(units: Sequence[Unit], attempts: CountedAttempts) -> Iterable[Row]:
-        pool = actor_pool(config, len(units))
         metadata = {"anisoalign.encoder": str(request.encoder.get("fingerprint", ""))}
         if request.aligner is not None:
             metadata["anisoalign.aligner"] = str(request.aligner["fingerprint"])
         read = ReadUnit(request.corpus, request.plan.dimension, duplicates, attempts)
         write = WriteShard(request.root, request.fingerprint, request.dtype, metadata, attempts)
-        rows = [{ENVELOPE: unit.to_json()} for unit in units]
         made_by = {
             f"{name}_fingerprint": model["fingerprint"]
             for name, model in (("encoder", request.encoder), ("aligner", request.aligner))
             if model is not None and name in request.embed
         }
-        task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-        # batch_size=None with no target block size: one unit, one block, one batch, to the end.
-        # The public map_batches refuses None beside a GPU (any number would bundle or split
-        # units), so the stage on the GPU goes through the method behind it; tested with a GPU.
+        workers = embed_workers(config, len(units))
+        given = {**request.embed, **made_by, "threads": workers.threads}
+        rows = [{ENVELOPE: unit.to_json()} for unit in units]
+        # One block a unit and no target block size: one unit, one block, one batch, to the end.
         # Tasks and actors whose process dies are tried again without end, Ray Data's default: the
         # attempts, counted, end it.
-        dataset = (
-            ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map_batches(read, **task, num_cpus=IO_CPUS)
-            .map_batches_internal(
-                EmbedActor,
-                fn_constructor_kwargs={
-                    **request.embed,
-                    **made_by,
-                    "threads": pool.threads,
-                    "attempts": attempts,
-                },
-                compute=pool.strategy,
-                **task,
-                num_cpus=pool.cpus,
-                num_gpus=pool.gpus,
-            )
-            .map_batches(write, **task, num_cpus=IO_CPUS)
-        )
-        found: Iterable[Row] = dataset.iter_rows()
+        source = ray.data.from_items(rows, override_num_blocks=len(rows))
+        if workers.gpus:
+            found = _through_actors(source, read, given, write, attempts, workers)
+        else:
+            found = _through_tasks(source, read, given, write, attempts, workers)
         return found
 
     return execute
+
+
+def _through_tasks(
+    source: Dataset,
+    read: ReadUnit,
+    given: Mapping[str, Any],
+    write: WriteShard,
+    attempts: CountedAttempts,
+    workers: EmbedWorkers,
+) -> Iterable[Row]:
+    """On CPUs: stages of tasks with the same resources become one task, and no block moves."""
+    embed = EmbedTask(EmbedWorker, tuple(sorted(given.items(), key=itemgetter(0))), attempts)
+    dataset = source
+    for stage in (read, embed, write):
+        dataset = dataset.map_batches(
+            stage, **_WHOLE_UNITS, compute=TaskPoolStrategy(size=workers.size), num_cpus=1
+        )
+    found: Iterable[Row] = dataset.iter_rows()
+    return found
+
+
+def _through_actors(
+    source: Dataset,
+    read: ReadUnit,
+    given: Mapping[str, Any],
+    write: WriteShard,
+    attempts: CountedAttempts,
+    workers: EmbedWorkers,
+) -> Iterable[Row]:
+    """Beside GPUs: actors, since a task's process gives its GPU back by ending."""
+    # The public map_batches refuses batch_size=None beside a GPU (any number would bundle or split
+    # units), so the stage on the GPU goes through the method behind it; tested with a GPU.
+    dataset = (
+        source.map_batches(read, **_WHOLE_UNITS, num_cpus=IO_CPUS)
+        .map_batches_internal(
+            EmbedWorker,
+            fn_constructor_kwargs={**given, "attempts": attempts},
+            compute=ActorPoolStrategy(size=workers.size),
+            **_WHOLE_UNITS,
+            num_cpus=ACTOR_CPUS,
+            num_gpus=workers.gpus,
+        )
+        .map_batches(write, **_WHOLE_UNITS, num_cpus=IO_CPUS)
+    )
+    found: Iterable[Row] = dataset.iter_rows()
+    return found

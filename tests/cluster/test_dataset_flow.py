@@ -16,10 +16,10 @@ from ray import cloudpickle
 import tests.cluster.test_dataset_flow as this_module
 from pipeline.align import create_aligner
 from pipeline.cluster import dataset_flow, writing
-from pipeline.cluster.actors import EmbedActor
 from pipeline.cluster.dataset_flow import write_dataset
 from pipeline.cluster.encode import encode_side
 from pipeline.cluster.synthesize import synthesize
+from pipeline.cluster.workers import EmbedWorker
 from pipeline.report.console import Reporter
 from pipeline.storage import embeddings_of, open_manifest
 from pipeline.storage.lease import Lease, LeaseHeldError, LeaseLostError
@@ -50,7 +50,7 @@ def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path)
 
 
-class ToldEmbed(EmbedActor):
+class ToldEmbed(EmbedWorker):
     """Loads no model without being told which to expect."""
 
     def __init__(self, **given: Any) -> None:
@@ -185,7 +185,7 @@ class TestFlow:
     def test_straight_or_through_stored_embeddings_gives_the_same_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(writing, "EmbedActor", ToldEmbed)
+        monkeypatch.setattr(writing, "EmbedWorker", ToldEmbed)
         lines = [{"id": f"c{row * 7 % ROWS:02d}", "text": f"circle {row}"} for row in range(ROWS)]
         captions = tmp_path / "captions.jsonl"
         captions.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -15,8 +15,8 @@ from ray import cloudpickle
 
 import tests.cluster.test_faults as this_module
 from pipeline.cluster import units, writing
-from pipeline.cluster.actors import EmbedActor
 from pipeline.cluster.attempts import AttemptCounter, counted_attempts
+from pipeline.cluster.workers import EmbedWorker
 from pipeline.stages.envelope import DeviceLostError, Envelope
 from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit
@@ -90,7 +90,7 @@ class KillingHashes(HashIds):
         return super().process(table, envelope)
 
 
-class KillingEmbed(EmbedActor):
+class KillingEmbed(EmbedWorker):
     """Dies of a caption."""
 
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
@@ -99,7 +99,7 @@ class KillingEmbed(EmbedActor):
         return super().process(table, envelope)
 
 
-class LosingEmbed(EmbedActor):
+class LosingEmbed(EmbedWorker):
     """Loses its device by a caption, once and for all."""
 
     lost = False
@@ -111,7 +111,7 @@ class LosingEmbed(EmbedActor):
         return super().process(table, envelope)
 
 
-class FailingEmbed(EmbedActor):
+class FailingEmbed(EmbedWorker):
     """Raises for the units that hold a caption, whatever rows are left out."""
 
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
@@ -159,7 +159,7 @@ class TestUnits:
         config = correcting(corpus)
         recorder = Recorder()
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "EmbedActor", FailingEmbed)
+            patch.setattr(writing, "EmbedWorker", FailingEmbed)
             with pytest.raises(ValueError) as failed:
                 correct(config, recorder)
         assert str(failed.value) == (
@@ -177,8 +177,8 @@ class TestUnits:
         [
             ("duplicates.HashIds", "hash ids", KillingHashes),
             ("writing.ReadUnit", "read", KillingReader),
-            ("writing.EmbedActor", "embed", KillingEmbed),
-            ("writing.EmbedActor", "embed", LosingEmbed),
+            ("writing.EmbedWorker", "embed", KillingEmbed),
+            ("writing.EmbedWorker", "embed", LosingEmbed),
         ],
     )
     def test_a_unit_that_kills_its_worker_is_named_and_the_others_are_written(
@@ -230,6 +230,9 @@ class TestUnits:
             assert ray.get(begun.remote(attempts, "b")) == 1
             attempts.end("read", "a")
             assert ray.get(begun.remote(attempts, "a")) == 1
+            with counted_attempts(3) as others:  # of another flow
+                assert ray.get(begun.remote(others, "b")) == 1
+            assert ray.get(begun.remote(attempts, "b")) == 2
 
 
 class Vanishing(AttemptCounter):
@@ -245,15 +248,15 @@ class Vanishing(AttemptCounter):
 
 def test_machines_that_vanish_are_no_fault_of_the_unit():
     counter = Vanishing(["a", "b"])
-    assert counter.begin("read", "u", "a") == 1
+    assert counter.begin("flow", "read", "u", "a") == 1
     counter.machines.remove("a")
-    assert counter.begin("read", "u", "b") == 1
-    assert counter.begin("read", "u", "b") == 2
+    assert counter.begin("flow", "read", "u", "b") == 1
+    assert counter.begin("flow", "read", "u", "b") == 2
     # But not without end: a unit may take its machine along.
     machines = [f"m{number}" for number in range(30)]
     numbers = []
     for machine in machines:
         counter.machines = {machine}
-        numbers.append(counter.begin("embed", "u", machine))
+        numbers.append(counter.begin("flow", "embed", "u", machine))
     assert numbers[:11] == [1] * 11
     assert numbers[11:14] == [2, 3, 4]

@@ -18,12 +18,12 @@ import ray
 quiet = {"include_dashboard": False, "log_to_driver": False}
 ray.init(num_cpus=2, num_gpus=1, _temp_dir=sys.argv[3], **quiet)
 from pipeline.cluster.run import run
-from pipeline.cluster.session import actor_pool, ray_session
+from pipeline.cluster.session import embed_workers, ray_session
 from pipeline.config import load_config
 from pipeline.report.console import Reporter
 config = load_config(sys.argv[1])
 with ray_session(config):
-    pool = actor_pool(config, 10)
+    pool = embed_workers(config, 10)
     summary = run(config, Reporter(quiet=True))
 ray.shutdown()
 with open(sys.argv[2], "w") as file:
