@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.benchmarks.machine import machine_facts
+from pipeline.benchmarks.rates import Rates, rate
 from pipeline.schema import EMBEDDING, ID, REJECT, TEXT, embedding_type
 from pipeline.storage.corpus import Unit
 from pipeline.storage.id_index import plan_index, write_segment
@@ -33,24 +32,6 @@ BASELINE_REPEATS = 3
 SMALLER = 10
 """Memory is measured on the dataset and on one of so many times fewer rows."""
 _SAMPLED_EVERY_S = 0.002
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Rows (or ids) a second, of ours and of the baseline, one for each repetition."""
-
-    ours: tuple[float, ...]
-    baseline: tuple[float, ...]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return medians, their ratio, and the extremes of ours."""
-        value, baseline = statistics.median(self.ours), statistics.median(self.baseline)
-        return {
-            "value": value,
-            "baseline": baseline,
-            "ratio": value / baseline,
-            "spread": [min(self.ours), max(self.ours)],
-        }
 
 
 @dataclass(frozen=True)
@@ -176,9 +157,9 @@ def _lookup_rates(root: str, rows: int, size: int, seed: int) -> Rates:
     found = pyarrow_lookup(root, batches[-1])
     assert np.array_equal(wanted, found), "the baseline finds other embeddings"
     return Rates(
-        ours=tuple(_rate(size, partial(lookup.lookup, ids)) for ids in batches[:REPEATS]),
+        ours=tuple(rate(size, partial(lookup.lookup, ids)) for ids in batches[:REPEATS]),
         baseline=tuple(
-            _rate(size, partial(pyarrow_lookup, root, ids)) for ids in batches[:BASELINE_REPEATS]
+            rate(size, partial(pyarrow_lookup, root, ids)) for ids in batches[:BASELINE_REPEATS]
         ),
     )
 
@@ -205,9 +186,9 @@ def _stream_rates(root: str, rows: int, seed: int) -> Rates:
 
     dataset = SubstituteDataset(root, seed=seed)
     return Rates(
-        ours=tuple(_rate(rows, lambda: _exhaust(dataset)) for _ in range(BASELINE_REPEATS)),
+        ours=tuple(rate(rows, lambda: _exhaust(dataset)) for _ in range(BASELINE_REPEATS)),
         baseline=tuple(
-            _rate(rows, lambda: _exhaust(pyarrow_rows(root))) for _ in range(BASELINE_REPEATS)
+            rate(rows, lambda: _exhaust(pyarrow_rows(root))) for _ in range(BASELINE_REPEATS)
         ),
     )
 
@@ -280,9 +261,3 @@ def _random_ids(rows: int, size: int, seed: int) -> Iterator[list[str]]:
 def _exhaust(rows: Iterable[Any]) -> None:
     for _ in rows:
         pass
-
-
-def _rate(count: int, work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - start)

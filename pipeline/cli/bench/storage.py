@@ -1,4 +1,4 @@
-"""The commands that measure: `bench NAME`."""
+"""Benchmarks of datasets on storage: `bench readers | exports | faults`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from pipeline.cli.common import Output, common_options
 from pipeline.export import FORMATS
 
 
-@click.group()
-def bench() -> None:
-    """Measure the pipeline; each ends with one JSON object under --json."""
-
-
-@bench.command()
+@click.command()
 @click.option("--kills", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--units", type=click.IntRange(min=1), default=40, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the moments.")
@@ -44,7 +39,7 @@ def faults(kills: int, units: int, seed: int, output: Output) -> dict[str, Any]:
     return result
 
 
-@bench.command()
+@click.command()
 @click.option("--rows", type=click.IntRange(min=100), default=500_000, show_default=True)
 @click.option("--dimension", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of rows and requests.")
@@ -80,7 +75,7 @@ def readers(rows: int, dimension: int, seed: int, output: Output) -> dict[str, A
     return result
 
 
-@bench.command()
+@click.command()
 @click.option("--rows", type=click.IntRange(min=1), default=32_768, show_default=True)
 @click.option("--dimension", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option(

@@ -1,0 +1,73 @@
+"""The benchmarks of whole commands, at the smallest size, end in figures."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.align.baselines import ReAlign
+from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
+from pipeline.benchmarks.four_passes import realign
+from pipeline.benchmarks.synthesize import write_embeddings
+from tests.benchmarks.test_compute import figures
+
+
+def test_startup_is_that_of_the_command_line() -> None:
+    found = figures("startup")
+    assert set(found["parts"]) == {
+        "anisoalign --help",
+        "anisoalign config validate",
+        "first unit of anisoalign encode written",
+    }
+    values = [part["value"] for part in found["parts"].values()]
+    assert values == sorted(values)
+
+
+def test_synthesize_and_memory() -> None:
+    found = figures("synthesize", "--rows", "2000", "--dimension", "16", "--repeats", "1")
+    assert found["error"] < 2e-3  # float16
+    assert all(peak > 10 for peak in found["peak_memory_mb"].values())
+    found = figures("memory", "--rows", "1000", "--dimension", "16")
+    assert found["rows"] == [1000, 4000]
+    assert found["value"] > 100
+
+
+def test_fit() -> None:
+    sizes = ("--rows", "1000", "--images", "1000", "--dimension", "16", "--repeats", "1")
+    assert figures("fit", *sizes, "--method", "realign")["method"] == "realign"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_scaling() -> None:
+    found = figures("scaling", "--model", "demo", "--rows", "1000", "--repeats", "1")
+    assert set(found["parts"]) == {"actors", "nodes"}
+
+
+def test_the_script_of_four_passes_is_realign(tmp_path: Path) -> None:
+    for name, seed in (("texts", 0), ("images", 1)):
+        write_embeddings(tmp_path / name, 300, 8, seed, pickled=True)
+    realign(tmp_path / "texts", tmp_path / "images", tmp_path / "out.pkl")
+    theirs = pickle.loads((tmp_path / "out.pkl").read_bytes())
+    clouds = {}
+    for name in ("texts", "images"):
+        rows = pickle.loads((tmp_path / name / "00000.pkl").read_bytes())
+        clouds[name] = torch.from_numpy(np.stack([row["embed"] for row in rows]))
+    ours = ReAlign().fit(clouds["images"], clouds["texts"]).transform(clouds["texts"])
+    np.testing.assert_allclose(np.stack([row["embed"] for row in theirs]), ours, atol=1e-5)
+    assert [row["id"] for row in theirs[:2]] == ["row-0000000000", "row-0000000001"]
+
+
+def test_a_command_that_fails_is_named() -> None:
+    with pytest.raises(CommandError, match=r"verify failed: .*no-such"):
+        run_command("verify", "/no-such-dataset")
+
+
+def test_memory_is_that_of_the_tree() -> None:
+    watcher = TreeMemory(os.getpid())
+    assert watcher.stop() >= 0
+    assert watcher._now() > 20
