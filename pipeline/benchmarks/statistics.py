@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.align.anisoalign import AnisoAlign
+from pipeline.align.training import one_thread
 from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates, in_turns
@@ -54,7 +55,7 @@ class StatisticsReport:
 def run_statistics(
     *, rows: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> StatisticsReport:
-    """Measure both passes on random clouds of the usual widths."""
+    """Measure both passes on random clouds of the usual widths, on one thread as in a worker."""
     moments, errors, polar, ranks = {}, {}, {}, {}
     steps = iter(range(1, 2 * len(DIMENSIONS) * REPEATS + 1))
 
@@ -62,26 +63,27 @@ def run_statistics(
         if progress is not None:
             progress(next(steps), 2 * len(DIMENSIONS) * REPEATS)
 
-    for width in DIMENSIONS:
-        images = random_cloud(rows, width, seed)
-        moments[width] = in_turns(
-            (rows, partial(Moments.of, images)),
-            (rows, partial(torch.mm, images.T, images)),
-            REPEATS,
-            done,
-        )
-        errors[width] = _error(images)
-        aligner = AnisoAlign(seed=seed)
-        aligner.fit_frame(
-            Moments.of(images), Moments.of(random_cloud(rows, width, seed + 1)), images
-        )
-        polar[width] = in_turns(
-            (rows, partial(aligner.image_statistics, images)),
-            (rows, partial(torch.mm, images, aligner.frame.basis)),
-            REPEATS,
-            done,
-        )
-        ranks[width] = aligner.frame.rank
+    with one_thread():
+        for width in DIMENSIONS:
+            images = random_cloud(rows, width, seed)
+            moments[width] = in_turns(
+                (rows, partial(Moments.of, images)),
+                (rows, partial(torch.mm, images.T, images)),
+                REPEATS,
+                done,
+            )
+            errors[width] = _error(images)
+            aligner = AnisoAlign(seed=seed)
+            aligner.fit_frame(
+                Moments.of(images), Moments.of(random_cloud(rows, width, seed + 1)), images
+            )
+            polar[width] = in_turns(
+                (rows, partial(aligner.image_statistics, images)),
+                (rows, partial(torch.mm, images, aligner.frame.basis)),
+                REPEATS,
+                done,
+            )
+            ranks[width] = aligner.frame.rank
     return StatisticsReport(rows, moments, errors, polar, ranks)
 
 

@@ -11,6 +11,7 @@ import torch
 from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.baselines import ReAlign
 from pipeline.align.settings import PriorSettings, RefinerSettings
+from pipeline.align.training import one_thread
 from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates, in_turns
@@ -54,7 +55,7 @@ def run_transform(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TransformReport:
-    """Fit both methods on random clouds and correct a third."""
+    """Fit both methods on random clouds and correct a third, on one thread as in a worker."""
     image, text = (random_cloud(_FITTING_ROWS, dimension, seed + one) for one in range(2))
     cloud = random_cloud(rows, dimension, seed + 2)
     steps = iter(range(1, 2 * REPEATS + 1))
@@ -68,17 +69,14 @@ def run_transform(
     anisoalign.fit(image, text)
     products = Products(anisoalign, rows)
     realign = ReAlign().fit(image, text)
-    return TransformReport(
-        rows=rows,
-        dimension=dimension,
-        rank=anisoalign.frame.rank,
-        anisoalign=in_turns(
+    with one_thread():
+        corrected = in_turns(
             (rows, lambda: anisoalign.transform(cloud)), (rows, products), REPEATS, done
-        ),
-        realign=in_turns(
+        )
+        scaled = in_turns(
             (rows, lambda: realign.transform(cloud)), (rows, lambda: cloud * 1.5), REPEATS, done
-        ),
-    )
+        )
+    return TransformReport(rows, dimension, anisoalign.frame.rank, corrected, scaled)
 
 
 class Products:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CHUNK_ROWS = 4096  # bounds the float64 copy of a block: 4096 x 1280 x 8 B = 42 MB
-_PANEL = 128
-"""Columns of the scatter that one product computes; narrower ones waste less of the triangle."""
+from pipeline.geometry.symmetric_product import SymmetricProduct
+
+_CHUNK_ROWS = 2048  # bounds the float64 copy of a block: 2048 x 1280 x 8 B = 21 MB
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,15 @@ class Moments:
         # About a point near the mean, exact in float64; what it is off is made good at the end.
         centre = embeddings[:_CHUNK_ROWS].to(torch.float32).mean(dim=0).to(torch.float64)
         total = torch.zeros_like(centre)
-        scatter = centre.new_zeros(width, width)
+        products = SymmetricProduct(width, centre.device)
         chunk = centre.new_empty(min(rows, _CHUNK_ROWS), width)
         ones = centre.new_ones(len(chunk))
         for part in embeddings.split(_CHUNK_ROWS):
             centred = chunk[: len(part)].copy_(part).sub_(centre)
             total.addmv_(centred.T, ones[: len(part)])
-            # One triangle is enough, which makes up for float64 being half as fast.
-            for start in range(0, width, _PANEL):
-                panel = scatter[start : start + _PANEL, start:]
-                panel.addmm_(centred[:, start : start + _PANEL].T, centred[:, start:])
+            products.add(centred)
         shift = total / rows
-        upper = scatter.triu()
-        scatter = upper + upper.triu(1).T - rows * torch.outer(shift, shift)
+        scatter = products.result - rows * torch.outer(shift, shift)
         return cls(rows, (centre + shift).cpu(), scatter.cpu())
 
     def merge(self, other: Moments) -> Moments:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import moments
 from pipeline.geometry.moments import MeanSum, Moments
+from pipeline.geometry.symmetric_product import SymmetricProduct
 from tests.geometry.samples import gaussian
 
 STATES = pytest.mark.parametrize("state", [MeanSum, Moments])
@@ -55,6 +56,22 @@ def test_moments_are_numpys(rows, seed):
     expected = np.cov(sample.numpy(), rowvar=False, ddof=0)
     np.testing.assert_allclose(state.covariance, expected, atol=1e-12)
     np.testing.assert_allclose(MeanSum.of(sample).mean, state.mean, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [1, 7, 300])
+def test_one_triangle_gives_the_whole_product(threads, width):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        product = SymmetricProduct(width, torch.device("cpu"))
+        rows = gaussian(50, width, 0)
+        for part in rows.split(20):
+            product.add(part)
+        torch.testing.assert_close(product.result, rows.T @ rows, rtol=1e-12, atol=1e-12)
+        assert torch.equal(product.result, product.result.T)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_badly_centred_float32_keeps_its_covariance(monkeypatch):
