@@ -15,6 +15,7 @@ from pipeline.cluster.units import Execution, Row, UnitFlow
 from pipeline.report.console import Reporter
 from pipeline.schema import ENVELOPE
 from pipeline.stages.hash_ids import HashIds
+from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.duplicates import DuplicateIds
 from pipeline.storage.id_hashes import read_id_hashes
@@ -82,7 +83,8 @@ def _hashing(corpus: Corpus, root: str) -> Execution:
             HashIds(corpus, root, attempts),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=IO_CPUS,
+            # A store keeps a task waiting; files on disks keep it busy.
+            num_cpus=1 if locations.is_local(corpus.path) else IO_CPUS,
         )
         found: Iterable[Row] = dataset.iter_rows()
         return found

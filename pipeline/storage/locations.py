@@ -25,6 +25,7 @@ from pipeline.storage.open_files import CheckedFile
 from pipeline.storage.places import (
     absolute,
     is_hidden,
+    is_local,
     join,
     join_inside,
     listed,
@@ -46,6 +47,7 @@ __all__ = [
     "file_entry",
     "glob_files",
     "is_folder",
+    "is_local",
     "join",
     "join_inside",
     "list_files",

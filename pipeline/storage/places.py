@@ -54,6 +54,11 @@ def resolve(url: str) -> tuple[Any, str]:
     return filesystem, str(path)
 
 
+def is_local(url: str) -> bool:
+    """Return whether a URL leads to this machine's files (or such as look like them, by NFS)."""
+    return isinstance(resolve(url)[0], LocalFileSystem)
+
+
 def absolute(url: str) -> str:
     """Return a URL that means the same in every process: relative local paths made absolute."""
     filesystem, path = resolve(url)

@@ -66,6 +66,13 @@ def test_credentials_are_masked(text, shown):
     assert locations.redact_url(text) == shown
 
 
+def test_local_places_are_told_from_stores():
+    for place in ("data", "/data/*.parquet", "file:///data"):
+        assert locations.is_local(place)
+    for place in ("s3://bucket/x", "memory://x"):
+        assert not locations.is_local(place)
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locations.absolute("data") == str(tmp_path / "data")
