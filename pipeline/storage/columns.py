@@ -244,7 +244,7 @@ def unit_rows(column: Any, rows: int, dimension: int, rejects: Rejects) -> npt.N
             block = values[begin : begin + _BLOCK_ROWS].astype(np.float64)
             squares = np.einsum("nd,nd->n", block, block)
             # All but a few corpora are like this, and read several times: so no pass too many.
-            if _LEAST_SQUARE < squares.min() and squares.max() < _MOST_SQUARE:
+            if squares.min() > _LEAST_SQUARE and squares.max() < _MOST_SQUARE:
                 block /= np.sqrt(squares)[:, None]
             else:
                 _normalise(block, chosen, rows, rejects)

@@ -11,13 +11,19 @@ import pytest
 import torch
 
 from pipeline.align.baselines import ReAlign
+from pipeline.benchmarks import startup
 from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
 from pipeline.benchmarks.four_passes import realign
+from pipeline.benchmarks.rates import Rates
+from pipeline.benchmarks.scaling import UNITS, EncodeRuns, ScalingReport, pinned_nodes
 from pipeline.benchmarks.synthesize import write_embeddings
+from pipeline.storage import open_manifest
 from tests.benchmarks.test_compute import figures
 
 
-def test_startup_is_that_of_the_command_line() -> None:
+def test_startup_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "REPEATS", 1)
+    monkeypatch.setattr(startup, "_FIRST_UNIT_REPEATS", 1)
     found = figures("startup")
     assert set(found["parts"]) == {
         "anisoalign --help",
@@ -43,9 +49,23 @@ def test_fit() -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_scaling() -> None:
-    found = figures("scaling", "--model", "demo", "--rows", "1000", "--repeats", "1")
-    assert set(found["parts"]) == {"actors", "nodes"}
+def test_nodes_are_pinned_and_encode(tmp_path: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    captions = [f"a red circle number {row}" for row in range(160)]
+    runs, token = EncodeRuns(tmp_path, captions, "demo", None), os.environ.get("RAY_AUTH_TOKEN")
+    with pinned_nodes(cores) as address:
+        runs.rate(2, address)  # noise, at this size
+    assert os.environ.get("RAY_AUTH_TOKEN") == token
+    for number, units in enumerate(UNITS, start=1):
+        manifest = open_manifest(str(tmp_path / f"run-{number}" / "embeddings" / "text"))
+        assert (manifest.units, manifest.rows) == (units, 10 * units)
+
+
+def test_scaling_is_that_of_two_workers_against_one() -> None:
+    two, one = Rates((180.0, 190.0), (100.0, 100.0)), Rates((150.0, 150.0), (100.0, 100.0))
+    report = ScalingReport("demo", 160, actors=two, nodes=one).to_mapping()
+    assert report["ratio"] == pytest.approx(1.85)
+    assert report["parts"]["nodes"]["ratio"] == pytest.approx(1.5)
 
 
 def test_the_script_of_four_passes_is_realign(tmp_path: Path) -> None:

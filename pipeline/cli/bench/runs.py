@@ -24,7 +24,13 @@ def _temporary(name: str, folder: str | None = None) -> tempfile.TemporaryDirect
 
 
 @click.command()
-@click.option("--method", type=click.Choice(get_args(MethodName)), default="anisoalign")
+@click.option(
+    "--method",
+    type=click.Choice(get_args(MethodName)),
+    metavar="METHOD",
+    default="anisoalign",
+    show_default=True,
+)
 @click.option("--rows", type=_ROWS, default=100_000, show_default=True)
 @click.option("--images", type=_ROWS, default=20_000, show_default=True)
 @_DIMENSION
