@@ -116,11 +116,13 @@ class Aligner(ABC):
         with torch.no_grad():
             for start in range(0, len(text), step):
                 rows = text[start : start + step].to(self._device, torch.float32)
-                self._transform_rows(rows, found[start : start + step])
+                keyed = None if ids is None else ids[start : start + step]
+                self._transform_rows(rows, keyed, found[start : start + step])
         return found
 
-    def _transform_rows(self, text: Tensor, found: Tensor) -> None:
+    def _transform_rows(self, text: Tensor, ids: Sequence[str] | None, found: Tensor) -> None:
         """Write the substitutes of text embeddings (n, d), on the device, to `found` (n, d)."""
+        del ids
         if not self.calibrates:
             found.copy_(self.map(text))
             return

@@ -75,25 +75,12 @@ class SeededAligner(MomentAligner):
         """Return the mapped rows (n, d) of text embeddings (n, d), keyed by their content."""
         return self.map_keyed(text.to(self._device, torch.float32), row_keys(self.seed, text))
 
-    def transform(self, text: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """Return substitute image embeddings (n, d), float32, of text embeddings (n, d).
-
-        Raises:
-            NotFittedError: before `fit`.
-            ValueError: when the width differs from that of the fit, or there is not one id a row.
-        """
+    def _transform_rows(self, text: Tensor, ids: Sequence[str] | None, found: Tensor) -> None:
+        """Write the mapped rows, keyed by their ids where there are any."""
         if ids is None:
-            return super().transform(text)
-        self._check_rows(text, ids)
-        keys, step = row_keys(self.seed, ids), self.rows_at_once
-        parts = [
-            self.map_keyed(
-                text[start : start + step].to(self._device, torch.float32),
-                keys[start : start + step],
-            )
-            for start in range(0, len(text) or 1, step)
-        ]
-        return torch.cat(parts)
+            super()._transform_rows(text, ids, found)
+        else:
+            found.copy_(self.map_keyed(text, row_keys(self.seed, ids)))
 
 
 class C3(SeededAligner):

@@ -1,14 +1,12 @@
-"""The command line in a process of its own, as a user starts it: seconds, result, memory."""
+"""The command line in a process of its own, as a user starts it: seconds and memory."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
@@ -21,38 +19,36 @@ class CommandError(RuntimeError):
 
 @dataclass(frozen=True)
 class CommandRun:
-    """Wall-clock seconds, Python's start included; what the command returned; its tree's peak.
+    """Wall-clock seconds of a command, Python's start included, and its tree's peak.
 
     `peak_mb` is proportional memory (a page shared by n processes counts 1/n in each), 0 where it
     was not watched.
     """
 
     seconds: float
-    result: dict[str, Any]
     peak_mb: float
 
 
 def run_command(*arguments: str, watch_memory: bool = False) -> CommandRun:
-    """Run `anisoalign ARGUMENTS --json` quietly.
+    """Run `anisoalign ARGUMENTS` quietly.
 
     Raises:
         CommandError: when it fails.
     """
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *arguments, "-q", "--json"],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "pipeline.cli", *arguments, "-q"],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
     watcher = TreeMemory(process.pid) if watch_memory else None
-    output, errors = process.communicate()
+    _, errors = process.communicate()
     seconds = time.perf_counter() - start
     peak = watcher.stop() if watcher is not None else 0.0
     if process.returncode != 0:
         raise CommandError(f"{arguments[0]} failed: {errors[-2000:]}")
-    lines = output.splitlines()
-    return CommandRun(seconds, json.loads(lines[-1]) if lines else {}, peak)
+    return CommandRun(seconds, peak)
 
 
 class TreeMemory:

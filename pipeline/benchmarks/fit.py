@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-import yaml
 from torch import Tensor
 
 from pipeline.align.registry import create_aligner
 from pipeline.align.settings import AlignSettings, MethodName
 from pipeline.benchmarks.commands import run_command
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.synthesize import write_embeddings
+from pipeline.benchmarks.synthesize import write_config, write_embeddings
 from pipeline.schema import EMBEDDING
 
 
@@ -72,16 +71,8 @@ def run_fit(
     write_embeddings(folder / "images", images, dimension, seed + 1)
     ours, baseline = [], []
     for repetition in range(repeats):
-        values = {
-            "text": {"path": f"{folder}/texts/*.parquet", "embedding_column": EMBEDDING},
-            "image": {"path": f"{folder}/images/*.parquet", "embedding_column": EMBEDDING},
-            "align": {"method": method},
-            "output": {"path": str(folder / f"run-{repetition}")},
-            "ray": {"address": "local"},
-        }
-        config = folder / f"run-{repetition}.yaml"
-        config.write_text(yaml.safe_dump(values), encoding="utf-8")
-        ours.append(run_command("fit", str(config)).seconds)
+        config = write_config(folder, folder / f"run-{repetition}", method)
+        ours.append(run_command("fit", config).seconds)
         start = time.perf_counter()
         aligner = create_aligner(method, AlignSettings(), seed)
         aligner.fit(_read(folder / "images"), _read(folder / "texts"))

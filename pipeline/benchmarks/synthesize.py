@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline.align.settings import MethodName
 from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
+from pipeline.benchmarks.four_passes import chunks
 from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates
 from pipeline.readers import SubstituteLookup
@@ -33,7 +35,7 @@ _COMPARED = 1000
 class SynthesizeReport:
     """Rows a second from file to verified dataset, and to their .pkl; both peaks of memory in MB.
 
-    `error` is the largest difference between both in rows compared.
+    `error` is the largest difference between both, in rows of each chunk.
     """
 
     rows: int
@@ -91,7 +93,7 @@ def run_synthesize(
         theirs.append(rows / seconds)
         peaks[1] = max(peaks[1], peak)
         done()
-    error = _difference(folder / "theirs.pkl", folder / "run-0" / "dataset")
+    error = _difference(folder, folder / "run-0" / "dataset")
     rates = Rates(tuple(ours), tuple(theirs))
     return SynthesizeReport(rows, dimension, rates, (peaks[0], peaks[1]), error)
 
@@ -117,21 +119,26 @@ def write_embeddings(
                 pickle.dump(found, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def from_file_to_dataset(folder: Path, output: Path) -> tuple[float, float]:
-    """Run and verify over the embeddings in a folder; returns seconds and the peak in MB."""
-    values = {
+def write_config(folder: Path, output: Path, method: MethodName) -> str:
+    """Write the configuration of a run over `folder`/texts and images; returns its path."""
+    sides = {
         side: {"path": f"{folder}/{side}s/*.parquet", "embedding_column": EMBEDDING}
         for side in ("text", "image")
     }
-    config = output.with_suffix(".yaml")
     settings = {
-        **values,
-        "align": {"method": "realign"},
+        **sides,
+        "align": {"method": method},
         "output": {"path": str(output)},
         "ray": {"address": "local"},
     }
+    config = output.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    ran = run_command("run", str(config), watch_memory=True)
+    return str(config)
+
+
+def from_file_to_dataset(folder: Path, output: Path) -> tuple[float, float]:
+    """Run and verify over the embeddings in a folder; returns seconds and the peak in MB."""
+    ran = run_command("run", write_config(folder, output, "realign"), watch_memory=True)
     verified = run_command("verify", f"{output}/dataset", watch_memory=True)
     return ran.seconds + verified.seconds, max(ran.peak_mb, verified.peak_mb)
 
@@ -153,9 +160,9 @@ def _four_passes(folder: Path) -> tuple[float, float]:
 
 
 def _difference(theirs: Path, dataset: Path) -> float:
-    with theirs.open("rb") as file:
-        rows: list[dict[str, Any]] = pickle.load(file)
-    rows = rows[:: -(-len(rows) // _COMPARED)]
-    found: npt.NDArray[Any] = SubstituteLookup(str(dataset)).lookup([row["id"] for row in rows])
-    wanted = np.stack([row["embed"] for row in rows])
-    return float(np.abs(found.astype(np.float32) - wanted).max())
+    lookup, largest = SubstituteLookup(str(dataset)), 0.0
+    for ids, rows in chunks(theirs):
+        stride = -(-len(ids) // _COMPARED)
+        found: npt.NDArray[Any] = lookup.lookup(ids[::stride])
+        largest = max(largest, float(np.abs(found - rows[::stride]).max()))
+    return largest

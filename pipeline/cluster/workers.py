@@ -7,6 +7,7 @@ import logging
 import os
 import traceback
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +47,11 @@ class EmbedTask:
     worker: type[EmbedWorker]
     given: tuple[tuple[str, Any], ...]
     attempts: Attempts
+
+    @classmethod
+    def of(cls, worker: type[EmbedWorker], *, attempts: Attempts, **given: Any) -> EmbedTask:
+        """Return the task of a worker with these arguments."""
+        return cls(worker, tuple(sorted(given.items(), key=itemgetter(0))), attempts)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Return the unit's next block."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import ray.data
@@ -49,10 +48,9 @@ def writing(
         # Tasks and actors whose process dies are tried again without end, Ray Data's default: the
         # attempts, counted, end it.
         source = ray.data.from_items(rows, override_num_blocks=len(rows))
-        if workers.gpus:
-            found = _through_actors(source, read, given, write, attempts, workers)
-        else:
-            found = _through_tasks(source, read, given, write, attempts, workers)
+        through = _through_actors if workers.gpus else _through_tasks
+        written = through(source, read, {**given, "attempts": attempts}, write, workers)
+        found: Iterable[Row] = written.iter_rows()
         return found
 
     return execute
@@ -63,18 +61,14 @@ def _through_tasks(
     read: ReadUnit,
     given: Mapping[str, Any],
     write: WriteShard,
-    attempts: CountedAttempts,
     workers: EmbedWorkers,
-) -> Iterable[Row]:
+) -> Dataset:
     """On CPUs: stages of tasks with the same resources become one task, and no block moves."""
-    embed = EmbedTask(EmbedWorker, tuple(sorted(given.items(), key=itemgetter(0))), attempts)
-    dataset = source
-    for stage in (read, embed, write):
-        dataset = dataset.map_batches(
+    for stage in (read, EmbedTask.of(EmbedWorker, **given), write):
+        source = source.map_batches(
             stage, **_WHOLE_UNITS, compute=TaskPoolStrategy(size=workers.size), num_cpus=1
         )
-    found: Iterable[Row] = dataset.iter_rows()
-    return found
+    return source
 
 
 def _through_actors(
@@ -82,17 +76,16 @@ def _through_actors(
     read: ReadUnit,
     given: Mapping[str, Any],
     write: WriteShard,
-    attempts: CountedAttempts,
     workers: EmbedWorkers,
-) -> Iterable[Row]:
+) -> Dataset:
     """Beside GPUs: actors, since a task's process gives its GPU back by ending."""
     # The public map_batches refuses batch_size=None beside a GPU (any number would bundle or split
     # units), so the stage on the GPU goes through the method behind it; tested with a GPU.
-    dataset = (
+    return (
         source.map_batches(read, **_WHOLE_UNITS, num_cpus=IO_CPUS)
         .map_batches_internal(
             EmbedWorker,
-            fn_constructor_kwargs={**given, "attempts": attempts},
+            fn_constructor_kwargs=dict(given),
             compute=ActorPoolStrategy(size=workers.size),
             **_WHOLE_UNITS,
             num_cpus=ACTOR_CPUS,
@@ -100,5 +93,3 @@ def _through_actors(
         )
         .map_batches(write, **_WHOLE_UNITS, num_cpus=IO_CPUS)
     )
-    found: Iterable[Row] = dataset.iter_rows()
-    return found

@@ -30,7 +30,10 @@ def wrap(angle: Tensor) -> Tensor:
 
 def radii(coordinates: Tensor) -> Tensor:
     """Return the radius of each block, shape (n, m), of coordinates, shape (n, r)."""
-    first, second = coordinates.unflatten(-1, (-1, 2)).unbind(-1)
+    return _radius(*coordinates.unflatten(-1, (-1, 2)).unbind(-1))
+
+
+def _radius(first: Tensor, second: Tensor) -> Tensor:
     return torch.sqrt(first * first + second * second + EPSILON)
 
 
@@ -38,10 +41,9 @@ def to_polar(coordinates: Tensor) -> Polar:
     """Return radius and phase of each block (a_k, b_k) of coordinates, shape (n, r)."""
     # Each on its own in memory, or atan2 is not vectorised.
     first, second = coordinates.unflatten(-1, (-1, 2)).movedim(-1, 0).contiguous().unbind()
-    radius = torch.sqrt(first * first + second * second + EPSILON)
     phase = torch.atan2(second, first)
     # atan2 gives pi where a < 0 and b = +0; the range is [-pi, pi) everywhere.
-    return Polar(radius, torch.where(phase >= math.pi, phase - 2 * math.pi, phase))
+    return Polar(_radius(first, second), torch.where(phase >= math.pi, phase - 2 * math.pi, phase))
 
 
 def from_polar(radius: Tensor, phase: Tensor) -> Tensor:

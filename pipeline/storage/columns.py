@@ -255,7 +255,7 @@ def unit_rows(column: Any, rows: int, dimension: int, rejects: Rejects) -> npt.N
 def _normalise(
     block: npt.NDArray[np.float64], chosen: npt.NDArray[Any], rows: int, rejects: Rejects
 ) -> None:
-    """Normalise a block (m, d) of any finite values in place; mark what cannot be, as zeros."""
+    """Normalise a block (m, d) of any values in place; mark what cannot be, and make it zero."""
     peaks = np.abs(block).max(axis=1, initial=0.0)
     usable = np.isfinite(peaks) & (peaks > 0)
     _mark_at(rejects, chosen[~np.isfinite(peaks)], rows, RejectReason.NOT_FINITE)
