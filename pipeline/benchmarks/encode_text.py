@@ -14,7 +14,8 @@ from torch import Tensor
 from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates, in_turns
 from pipeline.demo.corpora import write_demo_corpora
-from pipeline.encoders.loading import DEMO, LOCAL_DIR, RANDOM, find_source, load
+from pipeline.encoders.files import DEMO, LOCAL_DIR
+from pipeline.encoders.loading import RANDOM, find_source, load
 from pipeline.encoders.open_clip_encoder import OpenClipEncoder
 from pipeline.schema import REJECT, TEXT
 from pipeline.storage.corpus import Corpus

@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates
 from pipeline.readers import SubstituteLookup
 from pipeline.schema import EMBEDDING, ID, embedding_type
+from pipeline.storage.corpus import IDS_ENDINGS
 
 IMAGES = 20_000
 _FILE_ROWS = 100_000
@@ -74,7 +75,7 @@ def run_synthesize(
     """
     total = 1 + 2 * repeats
     for name, count, one in (("texts", rows, seed), ("images", IMAGES, seed + 1)):
-        write_embeddings(folder / name, count, dimension, one, pickled=True)
+        write_arrays(folder / name, count, dimension, one)
     steps = iter(range(1, total + 1))
 
     def done() -> None:
@@ -98,33 +99,47 @@ def run_synthesize(
     return SynthesizeReport(rows, dimension, rates, (peaks[0], peaks[1]), error)
 
 
-def write_embeddings(
-    folder: Path, rows: int, dimension: int, seed: int, *, pickled: bool = False
-) -> None:
-    """Write a random cloud as Parquet, float32, and `pickled` as lists of {"id", "embed"} too."""
+def write_arrays(folder: Path, rows: int, dimension: int, seed: int) -> None:
+    """Write a random cloud as .npy with ids beside it, and as pickled lists of {"id", "embed"}."""
     folder.mkdir(parents=True)
-    for number, start in enumerate(range(0, rows, _FILE_ROWS)):
-        count = min(_FILE_ROWS, rows - start)
-        # Another draw of the same cloud: its axes and mean hang on the seed alone.
-        values = random_cloud(count, dimension, seed, draw=number).numpy()
-        ids = [f"row-{row:010d}" for row in range(start, start + count)]
+    for number, ids, values in _files(rows, dimension, seed):
+        np.save(folder / f"{number:05d}.npy", values)
+        named = folder / f"{number:05d}{IDS_ENDINGS[0]}"
+        named.write_text("".join(f"{one}\n" for one in ids), encoding="utf-8")
+        found = [{"id": one, "embed": row.copy()} for one, row in zip(ids, values, strict=True)]
+        with (folder / f"{number:05d}.pkl").open("wb") as file:
+            pickle.dump(found, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def write_embeddings(folder: Path, rows: int, dimension: int, seed: int) -> None:
+    """Write a random cloud as Parquet, float32."""
+    folder.mkdir(parents=True)
+    for number, ids, values in _files(rows, dimension, seed):
         column = pa.FixedSizeListArray.from_arrays(
             pa.array(values.reshape(-1)), type=embedding_type(dimension, "float32")
         )
         table = pa.table({ID: ids, EMBEDDING: column})
         pq.write_table(table, folder / f"{number:05d}.parquet", row_group_size=16_384)
-        if pickled:
-            found = [{"id": one, "embed": row.copy()} for one, row in zip(ids, values, strict=True)]
-            with (folder / f"{number:05d}.pkl").open("wb") as file:
-                pickle.dump(found, file, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _files(
+    rows: int, dimension: int, seed: int
+) -> Iterator[tuple[int, list[str], npt.NDArray[np.float32]]]:
+    """Yield (number, ids, embeddings (n, d)) of each file of a cloud."""
+    for number, start in enumerate(range(0, rows, _FILE_ROWS)):
+        count = min(_FILE_ROWS, rows - start)
+        # Another draw of the same cloud: its axes and mean hang on the seed alone.
+        values = random_cloud(count, dimension, seed, draw=number).numpy()
+        yield number, [f"row-{row:010d}" for row in range(start, start + count)], values
 
 
 def write_config(folder: Path, output: Path, method: MethodName) -> str:
     """Write the configuration of a run over `folder`/texts and images; returns its path."""
-    sides = {
-        side: {"path": f"{folder}/{side}s/*.parquet", "embedding_column": EMBEDDING}
-        for side in ("text", "image")
-    }
+    sides: dict[str, dict[str, str]] = {}
+    for side in ("text", "image"):
+        sides[side] = {"path": f"{folder}/{side}s/*.npy"}
+        if not any((folder / f"{side}s").glob("*.npy")):
+            sides[side] = {"path": f"{folder}/{side}s/*.parquet", "embedding_column": EMBEDDING}
     settings = {
         **sides,
         "align": {"method": method},

@@ -12,6 +12,7 @@ from pipeline.cli.configuration import config
 from pipeline.cli.evaluate import evaluate
 from pipeline.cli.export import export
 from pipeline.cli.nightly import nightly
+from pipeline.cli.plan import plan
 from pipeline.cli.results import verify
 from pipeline.cli.runs import demo, encode, fit, run, synthesize
 from pipeline.cli.versions import gc, rollback, versions
@@ -30,6 +31,7 @@ for _command in (
     fit,
     synthesize,
     nightly,
+    plan,
     verify,
     versions,
     rollback,

@@ -70,7 +70,11 @@ def flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], click
             from pipeline.cluster.lifecycle import RUN_FIELDS, run_flow
 
             summary = run_flow(
-                loaded, load_flow.__name__, load_flow(), output.reporter, verbose=output.shows_ray
+                loaded,
+                load_flow.__name__,
+                lambda *given: load_flow()(*given),  # imported while Ray's workers import too
+                output.reporter,
+                verbose=output.shows_ray,
             )
             if "flows" in summary:
                 output.show_flows(summary)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, ConfigError, RunConfig
-from pipeline.demo.corpora import DemoCorpora, write_demo_corpora
 from pipeline.report.console import Reporter
-from pipeline.stages.embed import EncoderOptions
+from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus
 from pipeline.storage.manifest import Manifest, current_manifest
 from pipeline.storage.planning import Plan, plan
+
+if TYPE_CHECKING:
+    from pipeline.demo.corpora import DemoCorpora
 
 Side = Literal["text", "image"]
 
@@ -73,6 +75,9 @@ def demo_corpora(config: RunConfig, reporter: Reporter) -> DemoCorpora:
     Raises:
         ConfigError: when the output is not a local folder.
     """
+    # Here, not above: other corpora need nothing that draws.
+    from pipeline.demo.corpora import write_demo_corpora
+
     root = output(config, "corpora", f"seed-{config.seed}")
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(

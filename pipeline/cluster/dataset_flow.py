@@ -14,9 +14,9 @@ from ray.exceptions import RayError
 
 from pipeline import __version__
 from pipeline.cluster.duplicates import find_duplicate_ids, may_share_ids
+from pipeline.cluster.errors import user_error
 from pipeline.cluster.indexing import has_index, index_dataset, needs_index
 from pipeline.cluster.leases import take_lease
-from pipeline.cluster.session import user_error
 from pipeline.cluster.units import UnitFlow
 from pipeline.cluster.writing import writing
 from pipeline.config import RunConfig

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster.corpora import output
 from pipeline.cluster.demo_tasks import demo_data, demo_identity
-from pipeline.cluster.session import user_error
+from pipeline.cluster.errors import user_error
 from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, ConfigError, RunConfig
 from pipeline.evaluation.downstream.caption_tasks import caption_data
 from pipeline.evaluation.downstream.captioned_pairs import CaptionedPairs

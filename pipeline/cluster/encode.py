@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from functools import lru_cache
-from typing import Any
-
-from pipeline import __version__
 from pipeline.cluster.corpora import (
     Side,
     embeddings_root,
     encoder_options,
-    output,
     plan_corpus,
     source_corpus,
     truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
+from pipeline.cluster.encoder_description import described_encoder
 from pipeline.config import ConfigError, RunConfig
 from pipeline.report.console import Reporter
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.stages.embed import EncoderOptions
-from pipeline.storage import locations
 from pipeline.storage.slices import combined
-
-
-@lru_cache(maxsize=2)
-def describe_encoder(options: EncoderOptions) -> dict[str, Any]:
-    """Return what manifests say of an encoder; raises ValueError when there is no such encoder."""
-    return options.build("text").description
-
-
-def described_encoder(config: RunConfig) -> dict[str, Any]:
-    """Return what manifests say of the configured encoder, from the run before if it is the same.
-
-    Loading the model to find out would be most of what a night costs in which nothing changed.
-
-    Raises:
-        ValueError: when there is no such encoder.
-    """
-    # Here, not above: open_clip takes seconds to import, and embeddings given don't need it.
-    from pipeline.encoders import quick_identity
-
-    options = encoder_options(config)
-    identity = quick_identity(options.model, options.pretrained)
-    key = combined("encoder", __version__, identity, asdict(options))
-    url = output(config, "plans", "encoder.json")
-    try:
-        stored = json.loads(locations.read_bytes(url))
-        if stored["key"] == key and stored["digest"] == combined(stored["description"]):
-            found: dict[str, Any] = stored["description"]
-            return found
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass  # never described here, or damaged
-    description = describe_encoder(options)
-    kept = {"key": key, "description": description, "digest": combined(description)}
-    locations.write_bytes(url, json.dumps(kept, allow_nan=False).encode())
-    return description
 
 
 def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport | None:

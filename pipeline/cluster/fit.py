@@ -11,6 +11,7 @@ from pipeline.align.base import Aligner, MomentAligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.align.transports import SubspaceTransport
 from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
+from pipeline.cluster.duplicates import may_share_ids
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
 from pipeline.config import RunConfig
@@ -233,6 +234,7 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
             MeasureMoments(),
             title=f"moments of {side.side}",
             reporter=reporter,
+            ids_root=_ids_root(config, side),
         )
         store_moments(config, side, reduced)
     if reduced.rejected > config.rejects.max_share * (reduced.rows + reduced.rejected):
@@ -242,6 +244,12 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
             f"than rejects.max_share={config.rejects.max_share:g} allows"
         )
     return reduced
+
+
+def _ids_root(config: RunConfig, side: FitSide) -> str | None:
+    """Return where the ids of a text side are going to be asked for, None where they are not."""
+    wanted = config.rejects.check_ids and side.side == "text" and may_share_ids(side.plan)
+    return output(config, "dataset") if wanted else None
 
 
 def store_moments(config: RunConfig, side: FitSide, reduced: Reduced) -> None:

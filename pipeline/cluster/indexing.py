@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import ray
 from ray.exceptions import RayError
 
-from pipeline.cluster.session import user_error
+from pipeline.cluster.errors import user_error
 from pipeline.report.console import Reporter
 from pipeline.storage.id_index import IndexSegment, plan_index, write_segment
 from pipeline.storage.manifest import Manifest

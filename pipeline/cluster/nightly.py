@@ -9,7 +9,8 @@ from pipeline.align.base import Aligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.cluster.corpora import embeddings_root, output, source_corpus
 from pipeline.cluster.drift import DriftReport, FittingText, check_drift
-from pipeline.cluster.encode import described_encoder, encode_side
+from pipeline.cluster.encode import encode_side
+from pipeline.cluster.encoder_description import described_encoder
 from pipeline.cluster.fit import (
     FitReport,
     FitSide,

@@ -11,13 +11,15 @@ import ray.data
 import safetensors.torch
 from ray.exceptions import RayError
 
-from pipeline.cluster.session import user_error
+from pipeline.cluster.errors import user_error
 from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import Accumulate, Measure
 from pipeline.storage.corpus import Corpus, Unit
 
-_UNITS_PER_GROUP = 8
-"""Units that one task merges; the tree's shape, and so its rounding, depends on nothing else."""
+_MOST_UNITS_PER_GROUP = 8
+"""Units that one task merges: their states pass through the driver one by one."""
+_GROUPS = 32
+"""Fewer units than this many full groups make smaller ones, so that all workers end together."""
 _MOST_RETRIES = 10
 """Of a task whose process or machine dies; Ray Data's own default is without end."""
 
@@ -73,13 +75,22 @@ def reduce_corpus(
     *,
     title: str,
     reporter: Reporter,
+    ids_root: str | None = None,
 ) -> Reduced:
-    """Accumulate a measure over the embeddings of a corpus, one pass.
+    """Accumulate a measure over the embeddings of a corpus, one pass; `ids_root` as `Accumulate`.
 
     Raises:
         ValueError: when a unit cannot be read or no row can be used.
     """
-    (reduced,) = reduce_each(corpus, [units], dimension, measure, title=title, reporter=reporter)
+    (reduced,) = reduce_each(
+        corpus,
+        [units],
+        dimension,
+        measure,
+        title=title,
+        reporter=reporter,
+        ids_root=ids_root,
+    )
     if reduced.state is None:
         raise ValueError(f"no row of {corpus.shown} can be used")
     return reduced
@@ -93,6 +104,7 @@ def reduce_each(
     *,
     title: str,
     reporter: Reporter,
+    ids_root: str | None = None,
 ) -> list[Reduced]:
     """Accumulate a measure over each of several parts of a corpus, all in one pass.
 
@@ -106,17 +118,19 @@ def reduce_each(
     places: list[tuple[int, int]] = []
     for part, units in enumerate(parts):
         ordered = sorted(units, key=lambda unit: unit.key)
-        starts = range(0, len(ordered), _UNITS_PER_GROUP)
+        # The tree's shape, and so its rounding, depends on the number of units alone.
+        size = max(1, min(_MOST_UNITS_PER_GROUP, len(ordered) // _GROUPS))
+        starts = range(0, len(ordered), size)
         trees.append(TreeReduction(len(starts)))
         for leaf, start in enumerate(starts):
-            group = ordered[start : start + _UNITS_PER_GROUP]
+            group = ordered[start : start + size]
             places.append((part, leaf))
             rows.append(
                 {"group": len(rows), "units": json.dumps([unit.to_json() for unit in group])}
             )
     # The method behind map_batches, which is about to take no max_retries any more.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches_internal(
-        Accumulate(corpus, dimension, measure),
+        Accumulate(corpus, dimension, measure, ids_root),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,

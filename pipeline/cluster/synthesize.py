@@ -17,7 +17,8 @@ from pipeline.cluster.corpora import (
     truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
-from pipeline.cluster.encode import described_encoder, encode_side
+from pipeline.cluster.encode import encode_side
+from pipeline.cluster.encoder_description import described_encoder
 from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of, existing_aligner
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter

@@ -16,7 +16,7 @@ from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.base import with_prefix
 from pipeline.align.registry import load_aligner
 from pipeline.align.training import StageState, TrainingState, Worker, seed_of
-from pipeline.cluster.session import user_error
+from pipeline.cluster.errors import user_error
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import read_embeddings

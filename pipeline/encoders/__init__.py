@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.encoders.files import quick_identity
     from pipeline.encoders.image_tower import ImageEncoding
-    from pipeline.encoders.loading import quick_identity
     from pipeline.encoders.open_clip_encoder import OpenClipEncoder
     from pipeline.encoders.text_tower import TextEncoding
 
@@ -21,7 +21,7 @@ _MODULES = {
     "ImageEncoding": "image_tower",
     "OpenClipEncoder": "open_clip_encoder",
     "TextEncoding": "text_tower",
-    "quick_identity": "loading",
+    "quick_identity": "files",
 }
 
 

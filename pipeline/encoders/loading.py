@@ -16,14 +16,17 @@ from typing import Any
 import open_clip
 import torch
 
+from pipeline.encoders.files import (
+    CONFIG_FILE,
+    DEMO,
+    DEMO_FOLDER,
+    LOCAL_DIR,
+    WEIGHTS_FILE,
+    file_state,
+)
 from pipeline.encoders.tokens import vocabulary
 
-LOCAL_DIR = "local-dir:"
-DEMO = "demo"
 RANDOM = "random"
-DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "encoder"
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class LoadedModel:
             return f"random seed 0, torch {torch.__version__}, open_clip {open_clip.__version__}"
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if _file_state(path) != self.weights_state:
+        if file_state(path) != self.weights_state:
             raise ValueError(
                 f"{path} changed after the encoder was loaded from it; start the run again"
             )
@@ -95,19 +98,6 @@ def find_source(model: str, pretrained: str | None) -> ModelSource:
     return _architecture_source(model, pretrained)
 
 
-def quick_identity(model: str, pretrained: str | None) -> list[object]:
-    """Return what tells, without loading anything, that an encoder is the same as before.
-
-    Of files the sizes and times; of a tag its name, whose weights are fixed.
-    """
-    folder = DEMO_FOLDER if model == DEMO else Path(model.removeprefix(LOCAL_DIR)).expanduser()
-    named = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)] if folder.is_dir() else []
-    if pretrained is not None and Path(pretrained).is_file():
-        named.append(Path(pretrained))
-    states = [_file_state(path) for path in named if path.is_file()]
-    return [model, pretrained, states, torch.__version__, open_clip.__version__]
-
-
 def load(source: ModelSource) -> LoadedModel:
     """Return the model that `source` describes, on the CPU.
 
@@ -115,7 +105,7 @@ def load(source: ModelSource) -> LoadedModel:
         ValueError: if weights and config don't fit each other, or a file is damaged.
     """
     try:
-        weights_state = None if source.weights is None else _file_state(source.weights)
+        weights_state = None if source.weights is None else file_state(source.weights)
         tokenizer = open_clip.get_tokenizer(source.name, **source.tokenizer_options)
         # Random weights are the same each time, and the caller's random state is left alone.
         with torch.random.fork_rng(devices=[]):
@@ -271,8 +261,3 @@ def _check_vocabulary(source: ModelSource, tokenizer: Any) -> None:
             f"encoder.model: the tokenizer of {source.name} has {size} tokens but the model knows "
             f"{known}; config and vocabulary don't belong together"
         )
-
-
-def _file_state(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns

@@ -19,7 +19,10 @@ from pipeline.align.polar_statistics import PolarStatistics
 from pipeline.geometry.drift import RadialBins, RadialCounts, TextStatistics
 from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.schema import REJECT
+from pipeline.stages.tensors import tensor_of
 from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.duplicates import id_hashes
+from pipeline.storage.id_hashes import write_id_hashes
 from pipeline.storage.reading import read_unit
 from pipeline.storage.shards import embeddings_of
 
@@ -37,11 +40,14 @@ class State(Protocol):
 
 
 def read_embeddings(corpus: Corpus, unit: Unit, dimension: int) -> Tensor:
-    """Return the good embeddings of a unit, shape (n, d), float32, in row order."""
-    table = read_unit(corpus, unit, dimension=dimension)
-    good = table.filter(pc.is_null(table.column(REJECT)))
-    # A copy: Arrow's memory is read-only, which torch cannot express.
-    return torch.from_numpy(embeddings_of(good).copy())
+    """Return the good embeddings (n, d) of a unit, float32, in row order; not to be changed."""
+    return _good_embeddings(read_unit(corpus, unit, dimension=dimension))
+
+
+def _good_embeddings(table: pa.Table) -> Tensor:
+    if table.column(REJECT).null_count < table.num_rows:
+        table = table.filter(pc.is_null(table.column(REJECT)))
+    return tensor_of(embeddings_of(table))
 
 
 class Measure(ABC):
@@ -174,20 +180,29 @@ class MeasureTogether(Measure):
 
 @dataclass(frozen=True)
 class Accumulate:
-    """Stage: a row `group`, `units` (a JSON list) becomes `group`, `state`, `rows`, `rejected`."""
+    """Stage: a row `group`, `units` (a JSON list) becomes `group`, `state`, `rows`, `rejected`.
+
+    With `ids_root`, a dataset's folder, the hashes of each unit's ids are kept there on the way,
+    since the dataset's own flow would have to read all units again for them.
+    """
 
     corpus: Corpus
     dimension: int
     measure: Measure
+    ids_root: str | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the merged state of the group's units, as safetensors bytes."""
         assert batch.num_rows == 1, "one group is one block"
+        torch.set_num_threads(1)  # a task has one CPU, whatever OMP_NUM_THREADS says of the machine
         units = [Unit.from_json(unit) for unit in json.loads(batch.column("units")[0].as_py())]
         merged: Any = None
         rows = 0
         for unit in units:
-            embeddings = read_embeddings(self.corpus, unit, self.dimension)
+            table = read_unit(self.corpus, unit, dimension=self.dimension)
+            if self.ids_root is not None:
+                write_id_hashes(self.ids_root, self.corpus, unit, id_hashes(table))
+            embeddings = _good_embeddings(table)
             rows += embeddings.shape[0]
             if embeddings.shape[0]:
                 state = self.measure.of(embeddings)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,34 +15,15 @@ from torch import Tensor
 from pipeline.align.base import Aligner
 from pipeline.align.registry import load_aligner
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
+from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import Attempts, DeviceLostError, Envelope, Uncounted, UnitStage
 from pipeline.stages.poison import Mask, encode_without_poison, poison_limit
+from pipeline.stages.tensors import tensor_of
 from pipeline.storage.columns import Rejects, unit_rows
 from pipeline.storage.locations import redact_url
-from pipeline.storage.shards import embeddings_of
-
-if TYPE_CHECKING:
-    from pipeline.encoders import OpenClipEncoder
+from pipeline.storage.shards import embeddings_of, is_in_order
 
 Embeddings = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
-    """How to make the encoder in an actor; see `OpenClipEncoder`."""
-
-    model: str
-    pretrained: str | None = None
-    precision: str = "fp32"
-    token_budget: int = 16384
-    image_batch: int = 64
-
-    def build(self, *towers: Literal["text", "image"]) -> OpenClipEncoder:
-        """Load the encoder; raises ValueError when there is no such model."""
-        # Here, not above: open_clip takes seconds to import and correcting alone does not need it.
-        from pipeline.encoders import OpenClipEncoder
-
-        return OpenClipEncoder(**asdict(self), towers=towers or ("text", "image"))
 
 
 class Embed(UnitStage):
@@ -118,7 +98,9 @@ class Embed(UnitStage):
         good = pc.is_null(table.column(REJECT)).to_numpy()
         embeddings: Embeddings
         if self._encoder is None:
-            embeddings = embeddings_of(table)[good]
+            embeddings = embeddings_of(table)
+            if not good.all():
+                embeddings = embeddings[good]
         else:
             with envelope.timed("encode"):
                 table, good, embeddings = self._encoded(table, good, envelope)
@@ -206,7 +188,10 @@ def _corrected(aligner: Aligner, embeddings: Embeddings, ids: pa.ChunkedArray) -
     Rows go through the aligner in order of id, as they stand in a shard: a matrix product's last
     bits depend on where a row stands.
     """
-    order = pc.sort_indices(ids).to_numpy()
+    places = pc.sort_indices(ids)
+    if is_in_order(places):
+        return _transformed(aligner, tensor_of(embeddings), ids.to_pylist()).numpy()
+    order = places.to_numpy()
     mapped = _transformed(aligner, torch.from_numpy(embeddings[order]), ids.take(order).to_pylist())
     result = np.empty((len(order), mapped.shape[1]), dtype=np.float32)
     result[order] = mapped.numpy()
@@ -244,8 +229,10 @@ def _reject(
 
 def _with_embeddings(table: pa.Table, good: Mask, embeddings: Embeddings) -> pa.Table:
     """Return the table with embeddings in the good rows; images are dropped, they are done with."""
-    full = np.zeros((table.num_rows, embeddings.shape[1]), dtype=np.float32)
-    full[good] = embeddings
+    full = embeddings
+    if not good.all():
+        full = np.zeros((table.num_rows, embeddings.shape[1]), dtype=np.float32)
+        full[good] = embeddings
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(full.reshape(-1)), type=embedding_type(full.shape[1], "float32")
     )

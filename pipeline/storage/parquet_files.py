@@ -14,6 +14,7 @@ from pipeline.storage import locations
 from pipeline.storage.columns import RawRows, Rejects, as_bytes
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.locations import redact_url
+from pipeline.storage.row_groups import plain_embeddings
 from pipeline.storage.slices import (
     FileFacts,
     Slice,
@@ -26,6 +27,8 @@ from pipeline.storage.slices import (
 )
 
 _BATCH_ROWS = 8192
+_BUFFER_BYTES = 256 * 2**10
+"""Read at once from a local file: one buffer used again spares the memory of a whole chunk."""
 _MOST_ROWS_A_BYTE = 1024
 """More rows than this a byte of a file are a lie of its footer: even equal rows need some room."""
 
@@ -170,15 +173,23 @@ def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
     """
     try:
         with unchanged(unit, _digest_now), locations.open_for_reading(unit.path) as file:
-            parquet = pq.ParquetFile(file)
-            table = _read_rows(parquet, unit, _columns(corpus, unit, parquet, embeddings))
+            # A store is asked for whole chunks at once: each request of it takes its time.
+            local = locations.is_local(unit.path)
+            parquet = pq.ParquetFile(
+                file, buffer_size=_BUFFER_BYTES if local else 0, pre_buffer=not local
+            )
+            columns = _columns(corpus, unit, parquet, embeddings)
+            vectors = _plain_vectors(file, parquet, unit) if embeddings else None
+            if vectors is not None:
+                columns.remove(EMBEDDING)
+            table = _read_rows(parquet, unit, columns)
     except (pa.ArrowException, OSError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ValueError(f"cannot read {redact_url(unit.path)}: {line}") from error
     if table.num_rows != unit.rows:
         raise changed(unit.path)
     there = set(table.column_names)
-    text = image = vectors = None
+    text = image = None
     if corpus.text_column in there and (embeddings or corpus.modality == "text"):
         column = table.column(corpus.text_column)
         if not (_is_text(_plain(column.type)) or pa.types.is_null(column.type)):
@@ -188,7 +199,8 @@ def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
             )
         text = as_bytes(_undictionaried(column))
     if embeddings:
-        vectors = table.column(corpus.embedding_column or EMBEDDING)
+        if vectors is None:
+            vectors = table.column(corpus.embedding_column or EMBEDDING)
     elif corpus.modality == "image":
         image = _image_bytes(table.column(corpus.image_column))
 
@@ -226,6 +238,24 @@ def _columns(corpus: Corpus, unit: Unit, parquet: pq.ParquetFile, embeddings: bo
     return list(dict.fromkeys(wanted))
 
 
+def _plain_vectors(file: Any, parquet: pq.ParquetFile, unit: Unit) -> pa.ChunkedArray | None:
+    """Return the embeddings (n, d) of a shard of ours without decoding them, None if they must be.
+
+    Raises:
+        OSError: if the file is cut short.
+    """
+    if unit.format != "dataset" or unit.rows != parquet.metadata.num_rows:
+        return None
+    groups = []
+    for index in range(parquet.num_row_groups):
+        values = plain_embeddings(file, parquet, index)
+        if values is None:
+            return None
+        flat = pa.array(values.reshape(-1))
+        groups.append(pa.FixedSizeListArray.from_arrays(flat, values.shape[1]))
+    return pa.chunked_array(groups) if groups else None
+
+
 def _read_rows(parquet: pq.ParquetFile, unit: Unit, columns: list[str]) -> pa.Table:
     """Return rows [start, stop), reading the row groups that hold them batch by batch."""
     groups: list[int] = []
@@ -239,7 +269,10 @@ def _read_rows(parquet: pq.ParquetFile, unit: Unit, columns: list[str]) -> pa.Ta
         seen += rows
     batches: list[pa.RecordBatch] = []
     position = before
-    for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns):
+    # One thread: a worker has one CPU, and nearly all is one column.
+    for batch in parquet.iter_batches(
+        _BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False
+    ):
         begin = max(unit.start - position, 0)
         position += batch.num_rows
         length = batch.num_rows - begin - max(position - unit.stop, 0)

@@ -74,8 +74,7 @@ def write_unit(
     name = shard_name(unit.key, fingerprint)
     good = pc.is_null(table.column(REJECT))
     rejected = table.filter(pc.invert(good))
-    rows = table.filter(good)
-    rows = rows.take(pc.sort_indices(rows.column(ID)))
+    rows = _sorted(table.filter(good) if rejected.num_rows else table)
     notes = {**metadata, SCHEMA_KEY: str(SCHEMA_VERSION), UNIT_KEY: unit.key}
     path = f"{DATA}/{name}.parquet"
     data = _data_bytes(_dataset_rows(rows, unit, dtype), notes)
@@ -211,6 +210,20 @@ def _is_whole(receipt: Receipt, unit: Unit, fingerprint: str, sizes: Mapping[str
         and sum(receipt.quarantined.values()) == quarantined
         and all(sizes.get(file) == size for file, size in receipt.files.items())
     )
+
+
+def _sorted(rows: pa.Table) -> pa.Table:
+    """Return rows in order of id."""
+    order = pc.sort_indices(rows.column(ID))
+    if is_in_order(order):
+        return rows  # as many corpora come: embeddings are much to copy
+    return rows.take(order)
+
+
+def is_in_order(places: pa.Array) -> bool:
+    """Return whether places (n,) are 0, 1, ... n - 1."""
+    found = places.to_numpy()
+    return bool((found == np.arange(len(found))).all())
 
 
 def _dataset_rows(rows: pa.Table, unit: Unit, dtype: str) -> pa.Table:

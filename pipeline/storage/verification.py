@@ -30,13 +30,13 @@ from pipeline.storage.manifest import (
     read_pointer,
 )
 from pipeline.storage.receipts import Receipt
-from pipeline.storage.row_groups import embedding_groups
+from pipeline.storage.row_groups import embedding_groups, plain_embeddings
 from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY
 
 _WORKERS = 4
 """Shards in memory at once; one of 32,768 rows of 1,280 float32 is 170 MB."""
 _NORM_TOLERANCE = {"float16": 2e-3, "float32": 1e-5}
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _verify_shard(root: str, manifest: Manifest, receipt: Receipt) -> _Findings:
     if data is not None:
         parquet = _opened(data, receipt.path, receipt.rows, receipt.unit, findings)
         if parquet is not None:
-            _check_rows(parquet, manifest, receipt, findings)
+            _check_rows(data, parquet, manifest, receipt, findings)
             if receipt.path not in {problem.path for problem in findings.problems}:
                 findings.groups = embedding_groups(io.BytesIO(data), parquet)
     _check_quarantine(root, receipt, findings)
@@ -240,32 +240,26 @@ def _opened(
 
 
 def _check_rows(
-    parquet: pq.ParquetFile, manifest: Manifest, receipt: Receipt, findings: _Findings
+    data: bytes,
+    parquet: pq.ParquetFile,
+    manifest: Manifest,
+    receipt: Receipt,
+    findings: _Findings,
 ) -> None:
     """Check a shard's embeddings (type, finite, unit norm) and ids (there, sorted, unique)."""
     path = receipt.path
+    if not {ID, EMBEDDING} <= set(parquet.schema_arrow.names):
+        findings.add(path, f"has no column {ID} and {EMBEDDING}")
+        return
+    # Where the bytes are those of the receipt, they are as Arrow wrote them.
+    damaged = any(problem.path == path for problem in findings.problems)
     try:
-        table = parquet.read(columns=[ID, EMBEDDING])
+        table = parquet.read(columns=[ID, EMBEDDING] if damaged else [ID])
         table.validate(full=True)
+        _check_embeddings(data, parquet, manifest, damaged, path, findings)
     except (pa.ArrowException, OSError) as error:
         findings.add(path, f"not readable as Parquet: {_line(error)}")
         return
-    if table.column_names != [ID, EMBEDDING]:
-        findings.add(path, f"has no column {ID} and {EMBEDDING}")
-        return
-    kind = table.schema.field(EMBEDDING).type
-    value = {"float16": pa.float16(), "float32": pa.float32()}.get(manifest.dtype)
-    if (
-        not pa.types.is_fixed_size_list(kind)
-        or kind.list_size != manifest.dimension
-        or kind.value_type != value
-    ):
-        said = f"{manifest.dtype}[{manifest.dimension}]"
-        findings.add(path, f"has embeddings of type {kind}, the manifest says {said}")
-    elif table.column(EMBEDDING).null_count:
-        findings.add(path, "has null embeddings")
-    else:
-        _check_norms(table.column(EMBEDDING), manifest, path, findings)
     ids = table.column(ID)
     if ids.type != pa.string() or ids.null_count:
         findings.add(path, "has ids that are null or no strings")
@@ -279,22 +273,49 @@ def _check_rows(
     findings.hashes = hash_ids(pc.unique(ids).to_pylist())
 
 
-def _check_norms(
-    column: pa.ChunkedArray, manifest: Manifest, path: str, findings: _Findings
+def _check_embeddings(
+    data: bytes,
+    parquet: pq.ParquetFile,
+    manifest: Manifest,
+    damaged: bool,
+    path: str,
+    findings: _Findings,
 ) -> None:
-    """Add a problem for embeddings that are not finite, or not of unit norm to the type's step.
+    """Add a problem for embeddings of another type, null, not finite, or not of unit norm.
 
     Norms are free where the manifest's aligner says so.
+
+    Raises:
+        ArrowException: if they cannot be decoded.
     """
+    kind = parquet.schema_arrow.field(EMBEDDING).type
+    value = {"float16": pa.float16(), "float32": pa.float32()}.get(manifest.dtype)
+    if (
+        not pa.types.is_fixed_size_list(kind)
+        or kind.list_size != manifest.dimension
+        or kind.value_type != value
+    ):
+        said = f"{manifest.dtype}[{manifest.dimension}]"
+        findings.add(path, f"has embeddings of type {kind}, the manifest says {said}")
+        return
     not_finite = off_norm = 0
-    for chunk in column.chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, manifest.dimension)
+    file = io.BytesIO(data)
+    for index in range(parquet.num_row_groups):
+        values = None if damaged else plain_embeddings(file, parquet, index)
+        if values is None:
+            column = parquet.read_row_group(index, columns=[EMBEDDING]).column(EMBEDDING)
+            if column.null_count:
+                findings.add(path, "has null embeddings")
+                return
+            values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            values = values.reshape(-1, manifest.dimension)
         for start in range(0, len(values), _BLOCK_ROWS):
             block = values[start : start + _BLOCK_ROWS].astype(np.float64)
-            finite = np.isfinite(block).all(axis=1)
-            norms = np.sqrt(np.einsum("nd,nd->n", block[finite], block[finite]))
+            squares = np.einsum("nd,nd->n", block, block)
+            finite = np.isfinite(squares)  # no float16 or float32 is too large for its square
+            off = np.abs(np.sqrt(squares[finite]) - 1.0) > _NORM_TOLERANCE[manifest.dtype]
             not_finite += int((~finite).sum())
-            off_norm += int((np.abs(norms - 1.0) > _NORM_TOLERANCE[manifest.dtype]).sum())
+            off_norm += int(off.sum())
     if not_finite:
         findings.add(path, f"{not_finite} embeddings are not finite")
     if off_norm and manifest.unit_rows:

@@ -16,7 +16,7 @@ from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
 from pipeline.benchmarks.four_passes import realign
 from pipeline.benchmarks.rates import Rates
 from pipeline.benchmarks.scaling import UNITS, EncodeRuns, ScalingReport, pinned_nodes
-from pipeline.benchmarks.synthesize import write_embeddings
+from pipeline.benchmarks.synthesize import write_arrays
 from pipeline.storage import open_manifest
 from tests.benchmarks.test_compute import figures
 
@@ -70,7 +70,7 @@ def test_scaling_is_that_of_two_workers_against_one() -> None:
 
 def test_the_script_of_four_passes_is_realign(tmp_path: Path) -> None:
     for name, seed in (("texts", 0), ("images", 1)):
-        write_embeddings(tmp_path / name, 300, 8, seed, pickled=True)
+        write_arrays(tmp_path / name, 300, 8, seed)
     realign(tmp_path / "texts", tmp_path / "images", tmp_path / "out.pkl")
     theirs = pickle.loads((tmp_path / "out.pkl").read_bytes())
     clouds = {}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import ray.data
 
+from pipeline.cluster.errors import user_error
 from pipeline.cluster.lifecycle import RUN_FIELDS, new_run_id, run_flow
 from pipeline.cluster.resources import Demand, Supply, demands, unmet
-from pipeline.cluster.session import user_error
 from pipeline.report.console import Reporter
 from pipeline.storage.lease import Lease, LeaseHeldError, LeaseLostError
 from tests.cluster.samples import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.cluster import session
+from pipeline.cluster import ray_start
 from pipeline.cluster.session import ray_session
 from pipeline.config import parse_config
 
@@ -17,14 +17,15 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     """Return the addresses that Ray is started with, without starting it."""
     taken: list[str | None] = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(session.ray, "init", lambda address, **_: taken.append(address))
-    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_start.ray, "init", lambda address, **_: taken.append(address))
+    monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_start, "_warm_workers", lambda *_: None)
     return taken
 
 
 def remember(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
-    monkeypatch.setattr(session, "find_bootstrap_address", lambda _: address)
+    monkeypatch.setattr(ray_start, "find_bootstrap_address", lambda _: address)
 
 
 def test_a_cluster_that_is_only_remembered_is_not_waited_for(

@@ -14,7 +14,8 @@ from ray import cloudpickle
 
 from pipeline.align import load_aligner
 from pipeline.schema import ENVELOPE
-from pipeline.stages.embed import Embed, EncoderOptions, as_stored
+from pipeline.stages.embed import Embed, as_stored
+from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import DeviceLostError, Envelope, Failure, UnitStage
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard

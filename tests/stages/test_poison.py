@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.schema import ENVELOPE, REJECT
-from pipeline.stages.embed import Embed, EncoderOptions
+from pipeline.stages.embed import Embed
+from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import DeviceLostError, Envelope
 from pipeline.stages.poison import encode_without_poison, poison_limit
 from pipeline.stages.read import ReadUnit

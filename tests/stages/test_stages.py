@@ -26,7 +26,8 @@ from pipeline.stages.accumulate import (
     MeasurePolar,
     read_embeddings,
 )
-from pipeline.stages.embed import Embed, EncoderOptions
+from pipeline.stages.embed import Embed
+from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import Envelope
 from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit

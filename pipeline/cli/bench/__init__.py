@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.bench.compute import encode_image, encode_text, statistics, transform
-from pipeline.cli.bench.runs import fit, memory, scaling, startup, synthesize
+from pipeline.cli.bench.runs import fit, memory, plan, scaling, startup, synthesize
 from pipeline.cli.bench.storage import exports, faults, readers
 
 
@@ -24,6 +24,7 @@ for _command in (
     scaling,
     memory,
     startup,
+    plan,
     readers,
     exports,
     faults,

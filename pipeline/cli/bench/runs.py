@@ -1,4 +1,4 @@
-"""Benchmarks of whole commands: `bench fit | synthesize | memory | scaling | startup`."""
+"""Benchmarks of whole commands: `bench fit | synthesize | memory | scaling | startup | plan`."""
 
 from __future__ import annotations
 
@@ -150,6 +150,35 @@ def startup(output: Output) -> dict[str, Any]:
     result = report.to_mapping()
     for name, part in result["parts"].items():
         _show(output, name, "seconds", "Python alone", part)
+    return result
+
+
+@click.command()
+@click.option("--captions", type=_ROWS, default=6_000, show_default=True)
+@click.option("--embeddings", type=_ROWS, default=100_000, show_default=True)
+@_DIMENSION
+@_FOLDER
+@common_options
+def plan(
+    captions: int, embeddings: int, dimension: int, folder: str | None, output: Output
+) -> dict[str, Any]:
+    """Compare what `plan` forecasts with runs over so many rows, and over ten times as many.
+
+    Writes about 40 KB for each of the embeddings, of width 512, for a while.
+    """
+    from pipeline.benchmarks.plan import run_plan
+
+    with _temporary("plan", folder) as inside, output.reporter.counted("commands") as show:
+        report = run_plan(
+            Path(inside),
+            captions=captions,
+            embeddings=embeddings,
+            dimension=dimension,
+            progress=show,
+        )
+    result = report.to_mapping()
+    for name, part in result["parts"].items():
+        _show(output, f"A run over {name}", "predicted, s", "measured", part)
     return result
 
 
