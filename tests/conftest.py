@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import shutil
 import tempfile
@@ -14,9 +15,22 @@ from hypothesis import settings
 
 from tests.object_store import ObjectStore, forget_connections, running_object_store
 
+# No test reaches for the hub: where there is no network, its client tries for a minute.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # The same examples on every machine and run; a loaded machine fails no test by being slow.
 settings.register_profile("anisoalign", deadline=None, derandomize=True)
 settings.load_profile("anisoalign")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rays_of_its_own() -> Iterator[None]:
+    """Keep the Rays that tests start apart from those of the process beside this one."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.cluster import ray_start
+from pipeline.cluster import ray_start, session
 from pipeline.cluster.session import ray_session
 from pipeline.config import parse_config
 
@@ -20,7 +20,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     monkeypatch.setattr(ray_start.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_start.ray, "init", lambda address, **_: taken.append(address))
     monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(ray_start, "_warm_workers", lambda *_: None)
+    monkeypatch.setattr(session, "warm_workers", lambda: None)
     return taken
 
 
