@@ -23,6 +23,25 @@ settings.register_profile("anisoalign", deadline=None, derandomize=True)
 settings.load_profile("anisoalign")
 
 
+_TAKES_MINUTES = (
+    "cluster/test_nights.py",
+    "benchmarks/test_runs.py",
+    "benchmarks/test_faults.py",
+    "demo/test_demo.py",
+    "cluster/test_training.py",
+    "cluster/test_nodes.py",
+    "cluster/test_downstream.py",
+    "jobs/test_jobs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: processes that share the suite end together then."""
+    folder = Path(__file__).parent
+    order = {folder / name: place for place, name in enumerate(_TAKES_MINUTES)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def rays_of_its_own() -> Iterator[None]:
     """Keep the Rays that tests start apart from those of the process beside this one."""

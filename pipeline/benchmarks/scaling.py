@@ -1,4 +1,4 @@
-"""How much faster two workers encode than one: as actors of one machine, and as nodes of one core.
+"""How much faster two workers encode than one, of a machine and as nodes; and than a plain loop.
 
 A run's start is left out: what is measured is the time that more captions take.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import yaml
 
+from pipeline.benchmarks.bare_loop import bare_rate
 from pipeline.benchmarks.commands import CommandError, run_command
 from pipeline.benchmarks.machine import machine_facts
 from pipeline.benchmarks.rates import Rates
@@ -32,12 +33,16 @@ _STARTED_WITHIN_S = 60.0
 
 @dataclass(frozen=True)
 class ScalingReport:
-    """Captions a second of two workers (ours) and of one (baseline)."""
+    """Captions a second of two workers (ours) and of one (baseline); `loop` against a plain loop.
+
+    `loop` is of all workers against as many processes that do nothing but encode.
+    """
 
     model: str
     captions: int
     actors: Rates
     nodes: Rates
+    loop: Rates
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the report in the shape of every benchmark; the value is that of actors."""
@@ -48,7 +53,11 @@ class ScalingReport:
             "machine": machine_facts(),
             "model": self.model,
             "captions": self.captions,
-            "parts": {"actors": self.actors.to_mapping(), "nodes": self.nodes.to_mapping()},
+            "parts": {
+                "workers against one": self.actors.to_mapping(),
+                "nodes against one": self.nodes.to_mapping(),
+                "workers against a plain loop": self.loop.to_mapping(),
+            },
         }
 
 
@@ -72,9 +81,10 @@ def run_scaling(
         raise ValueError("scaling is measured on two cores, and this process may use one")
     encoding = EncodeRuns(folder, captions, model, pretrained)
     steps, total = iter(range(1, 2 * repeats + 1)), 2 * repeats
-    actors, nodes = [], []
+    actors, nodes, loop = [], [], []
     for _ in range(repeats):
         actors.append((encoding.rate(2), encoding.rate(1)))
+        loop.append((actors[-1][0], encoding.bare_rate(2)))
         if progress is not None:
             progress(next(steps), total)
         found = []
@@ -84,7 +94,7 @@ def run_scaling(
         nodes.append((found[0], found[1]))
         if progress is not None:
             progress(next(steps), total)
-    return ScalingReport(model, len(captions), _rates(actors), _rates(nodes))
+    return ScalingReport(model, len(captions), _rates(actors), _rates(nodes), _rates(loop))
 
 
 def _rates(found: Sequence[tuple[float, float]]) -> Rates:
@@ -106,12 +116,16 @@ class EncodeRuns:
             lines = captions[: units * self._rows]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             self._paths.append(path)
-        self._encoder = {"model": model, "pretrained": pretrained}
+        self._encoder: dict[str, Any] = {"model": model, "pretrained": pretrained}
 
     def rate(self, actors: int, address: str = "local") -> float:
         """Return captions a second of so many actors, from what the longer run takes more."""
         seconds = [self._run(path, actors, address) for path in self._paths]
         return self._rows * (UNITS[1] - UNITS[0]) / (seconds[1] - seconds[0])
+
+    def bare_rate(self, cores: int) -> float:
+        """Return captions a second of a plain loop over the same units, on so many cores."""
+        return bare_rate(self._paths[0], self._rows, cores=cores, **self._encoder)
 
     def _run(self, captions: Path, actors: int, address: str) -> float:
         self._number += 1

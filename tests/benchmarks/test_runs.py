@@ -12,6 +12,7 @@ import torch
 
 from pipeline.align.baselines import ReAlign
 from pipeline.benchmarks import startup
+from pipeline.benchmarks.bare_loop import bare_rate
 from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
 from pipeline.benchmarks.four_passes import realign
 from pipeline.benchmarks.rates import Rates
@@ -61,11 +62,22 @@ def test_nodes_are_pinned_and_encode(tmp_path: Path) -> None:
         assert (manifest.units, manifest.rows) == (units, 10 * units)
 
 
+def test_a_plain_loop_encodes_on_each_core(tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_text("".join(f"a red circle number {row}\n" for row in range(40)))
+    one = bare_rate(path, 16, model="demo", pretrained=None, cores=1)
+    assert one > 0
+    with pytest.raises(CommandError, match="plain loop"):
+        bare_rate(path, 16, model="no-such-model", pretrained=None, cores=2)
+
+
 def test_scaling_is_that_of_two_workers_against_one() -> None:
     two, one = Rates((180.0, 190.0), (100.0, 100.0)), Rates((150.0, 150.0), (100.0, 100.0))
-    report = ScalingReport("demo", 160, actors=two, nodes=one).to_mapping()
+    loop = Rates((180.0, 190.0), (200.0, 200.0))
+    report = ScalingReport("demo", 160, actors=two, nodes=one, loop=loop).to_mapping()
     assert report["ratio"] == pytest.approx(1.85)
-    assert report["parts"]["nodes"]["ratio"] == pytest.approx(1.5)
+    assert report["parts"]["nodes against one"]["ratio"] == pytest.approx(1.5)
+    assert report["parts"]["workers against a plain loop"]["ratio"] == pytest.approx(0.925)
 
 
 def test_the_script_of_four_passes_is_realign(tmp_path: Path) -> None:

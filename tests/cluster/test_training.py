@@ -60,10 +60,10 @@ def _kill_after_a_checkpoint(folder: Path, killed: list[int], stop: threading.Ev
 
 def test_training_outlives_a_killed_worker(local_ray: None, clouds: Path, tmp_path: Path):
     # Long enough to be hit between two checkpoints: some seconds of steps.
-    prior = {"steps": 3000, "width": 128, "batch_size": 128}
+    prior = {"steps": 1200, "width": 128, "batch_size": 128}
     align = {"align": {"prior": prior}}
     unbroken = execute(cloud_config(clouds, tmp_path / "alone", **align), fit)
-    train = {"workers": 1, "checkpoint_every": 200, "cpus_per_worker": 0.5, "max_failures": 1}
+    train = {"workers": 1, "checkpoint_every": 100, "cpus_per_worker": 0.5, "max_failures": 1}
     killed: list[int] = []
     stop = threading.Event()
     hunter = threading.Thread(

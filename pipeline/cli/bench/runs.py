@@ -135,7 +135,7 @@ def scaling(
         )
     result = report.to_mapping()
     for name, part in result["parts"].items():
-        _show(output, f"Encoding with {model}, two {name}", "captions/s", "one", part)
+        _show(output, f"Encoding with {model}: two {name}", "captions/s", "baseline", part)
     return result
 
 
