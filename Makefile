@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	@$(BIN)/anisoalign demo $(if $(DOWNSTREAM),--downstream)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

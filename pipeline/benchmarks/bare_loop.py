@@ -36,17 +36,21 @@ def bare_rate(
         )
         for _ in range(cores)
     ]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()  # it has loaded its encoder, and waits for the others
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-    found = [process.stdout.read() for process in processes if process.stdout is not None]
-    for process in processes:
-        process.wait()
-    if any(process.returncode for process in processes):
-        raise CommandError("the plain loop of encoding failed")
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()  # it has loaded its encoder, and waits for the others
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        found = [process.stdout.read() for process in processes if process.stdout is not None]
+        for process in processes:
+            process.wait()
+        if any(process.returncode for process in processes):
+            raise CommandError("the plain loop of encoding failed")
+    finally:
+        for process in processes:
+            process.kill()
     return sum(float(one) for one in found)
 
 

@@ -15,28 +15,39 @@ from ray.exceptions import RayError
 from pipeline import __version__
 from pipeline.cluster.corpora import encoder_options, output
 from pipeline.cluster.errors import user_error
-from pipeline.config import RunConfig
+from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.encoders import quick_identity
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.slices import combined
 
-_begun: dict[tuple[str, EncoderOptions], ray.ObjectRef[dict[str, Any]]] = {}
-"""Descriptions by Ray job and encoder, or the tasks that are finding them out."""
+_begun: dict[tuple[str, str], ray.ObjectRef[dict[str, Any]]] = {}
+"""The tasks that find descriptions out, by Ray's node of the driver and the encoder's key."""
+_WITHOUT_EMBEDDINGS = (".txt", ".jsonl", ".gz", ".zst", ".parquet")
 
 
 def begin_description(config: RunConfig) -> bool:
-    """Have a worker load the encoder where a side looks like captions or images; return whether.
+    """Have a worker load the encoder where a side is plainly captions or images; return whether.
 
-    A wrong guess costs nothing but that worker's time.
+    What is not plain, such as a folder, is found out later, and the encoder asked for then.
     """
+    sides: list[TextSource | ImageSource] = [config.text]
+    if config.aligner.path is None:
+        sides.append(config.image)
     encodes = any(
-        side.path is not None and side.embedding_column is None and not side.path.endswith(".npy")
-        for side in (config.text, config.image)
+        side.path is not None
+        and side.embedding_column is None
+        and side.format not in ("npy", "dataset")
+        and (side.path.startswith("demo:") or side.path.endswith(_WITHOUT_EMBEDDINGS))
+        for side in sides
     )
-    if not encodes or _stored(config) is not None:
+    if not encodes:
         return False
-    _begin(encoder_options(config))
+    options = encoder_options(config)
+    key = _key(options)
+    if _stored(config, key) is not None:
+        return False
+    _begin(options, key)
     return True
 
 
@@ -48,27 +59,22 @@ def described_encoder(config: RunConfig) -> dict[str, Any]:
     Raises:
         ValueError: when there is no such encoder.
     """
-    found = _stored(config)
+    options = encoder_options(config)
+    key = _key(options)  # before it is loaded: of files that change meanwhile, the old ones'
+    found = _stored(config, key)
     if found is not None:
         return found
-    options = encoder_options(config)
-    description = _description_of(options)
-    kept = {
-        "key": _key(options),
-        "description": description,
-        "digest": combined(description),
-    }
+    description = _description_of(options, key)
+    kept = {"key": key, "description": description, "digest": combined(description)}
     locations.write_bytes(_url(config), json.dumps(kept, allow_nan=False).encode())
     return description
 
 
-def _stored(config: RunConfig) -> dict[str, Any] | None:
+def _stored(config: RunConfig, key: str) -> dict[str, Any] | None:
     """Return the description that a run before kept; None without, or of another encoder."""
     try:
         stored = json.loads(locations.read_bytes(_url(config)))
-        if stored["key"] != _key(encoder_options(config)):
-            return None
-        if stored["digest"] != combined(stored["description"]):
+        if stored["key"] != key or stored["digest"] != combined(stored["description"]):
             return None
         found: dict[str, Any] = stored["description"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -76,9 +82,9 @@ def _stored(config: RunConfig) -> dict[str, Any] | None:
     return found
 
 
-def _description_of(options: EncoderOptions) -> dict[str, Any]:
+def _description_of(options: EncoderOptions, key: str) -> dict[str, Any]:
     try:
-        return ray.get(_begin(options))
+        return ray.get(_begin(options, key))
     except RayError as error:
         _begun.clear()
         cause = user_error(error)
@@ -87,10 +93,12 @@ def _description_of(options: EncoderOptions) -> dict[str, Any]:
         raise ValueError(str(cause)) from error
 
 
-def _begin(options: EncoderOptions) -> ray.ObjectRef[dict[str, Any]]:
-    wanted = (ray.get_runtime_context().get_job_id(), options)
+def _begin(options: EncoderOptions, key: str) -> ray.ObjectRef[dict[str, Any]]:
+    # Of another Ray than this one, begun earlier in the process, nothing is left.
+    wanted = (ray.get_runtime_context().get_node_id(), key)
     if wanted not in _begun:
-        _begun[wanted] = ray.remote(_describe).remote(options)
+        # Without a CPU of its own: it must not wait for a cluster that others keep busy.
+        _begun[wanted] = ray.remote(num_cpus=0)(_describe).remote(options)
     return _begun[wanted]
 
 

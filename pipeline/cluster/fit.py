@@ -38,7 +38,7 @@ from pipeline.storage.manifest import open_manifest
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
-_FIT_VERSION = 4
+_FIT_VERSION = 5
 """Goes up when the same inputs and settings are fitted to something else."""
 
 RADIAL_BINS = "radial_bins"
@@ -100,10 +100,12 @@ def aligner_path(config: RunConfig) -> str:
     return output(config, "aligner")
 
 
-def fit(config: RunConfig, reporter: Reporter) -> FitReport:
+def fit(config: RunConfig, reporter: Reporter, *, keep_ids: bool = False) -> FitReport:
     """Fit the configured method on both sides' embeddings and write its artifact.
 
-    An artifact fitted before from the same inputs and settings is kept as it is.
+    An artifact fitted before from the same inputs and settings is kept as it is. `keep_ids` says
+    that the dataset of the text is written next: the hashes of its ids are kept on the way, since
+    that flow would have to read all units again for them.
 
     Raises:
         ValueError: when embeddings are missing, their widths differ, too many cannot be used, or
@@ -121,7 +123,7 @@ def fit(config: RunConfig, reporter: Reporter) -> FitReport:
         reporter.say(f"the aligner at {locations.redact_url(path)} is up to date")
         return _report(existing, path, start, reused=True)
     image_moments = _moments(config, image, reporter)
-    text_moments = _moments(config, text, reporter)
+    text_moments = _moments(config, text, reporter, _ids_root(config, text) if keep_ids else None)
     wanted = aligner.images_wanted
     images = _chosen(image, wanted, config.seed).load() if wanted else None
     if isinstance(aligner, AnisoAlign):
@@ -220,7 +222,9 @@ def _chosen(side: FitSide, max_rows: int, seed: int) -> TrainingRows:
     return TrainingRows.choose(side.corpus, side.plan.units, side.dimension, max_rows, seed)
 
 
-def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
+def _moments(
+    config: RunConfig, side: FitSide, reporter: Reporter, ids_root: str | None = None
+) -> Reduced:
     """Return a side's moments, from storage when the same units were counted before."""
     url = _moments_url(config, side)
     if locations.exists(locations.join(url, "config.json")):
@@ -234,7 +238,7 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
             MeasureMoments(),
             title=f"moments of {side.side}",
             reporter=reporter,
-            ids_root=_ids_root(config, side),
+            ids_root=ids_root,
         )
         store_moments(config, side, reduced)
     if reduced.rejected > config.rejects.max_share * (reduced.rows + reduced.rejected):
@@ -248,8 +252,11 @@ def _moments(config: RunConfig, side: FitSide, reporter: Reporter) -> Reduced:
 
 def _ids_root(config: RunConfig, side: FitSide) -> str | None:
     """Return where the ids of a text side are going to be asked for, None where they are not."""
-    wanted = config.rejects.check_ids and side.side == "text" and may_share_ids(side.plan)
-    return output(config, "dataset") if wanted else None
+    if not config.rejects.check_ids or not may_share_ids(side.plan):
+        return None
+    root = output(config, "dataset")
+    locations.check_writable(root)
+    return root
 
 
 def store_moments(config: RunConfig, side: FitSide, reduced: Reduced) -> None:

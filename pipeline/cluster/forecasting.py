@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.forecast.calibration import Calibration
 from pipeline.forecast.prediction import Workload
 from pipeline.report.timing import TRAINING
@@ -28,8 +28,8 @@ def configuration_facts(config: RunConfig) -> dict[str, Any]:
         "encoder.precision": config.encoder.precision,
         "method": method,
         "fits": config.aligner.path is None,
-        "text embeddings given": config.text.embedding_column is not None,
-        "image embeddings given": config.image.embedding_column is not None,
+        "text embeddings given": _gives_embeddings(config.text),
+        "image embeddings given": _gives_embeddings(config.image),
         "rejects.check_ids": config.rejects.check_ids,
     }
 
@@ -50,7 +50,7 @@ def workload(
         ValueError: for counts that are none.
     """
     units = config.units
-    given = config.image.embedding_column is not None or config.image.format in ("npy", "dataset")
+    given = _gives_embeddings(config.image)
     return Workload(
         texts=costs.texts if rows is None else rows,
         images=costs.images if images is None else images,
@@ -64,3 +64,9 @@ def workload(
         },
         price=price,
     )
+
+
+def _gives_embeddings(side: TextSource | ImageSource) -> bool:
+    """Return whether a side says by its settings that it holds embeddings."""
+    plain = side.embedding_column is not None or side.format in ("npy", "dataset")
+    return plain or (side.path or "").endswith(".npy")

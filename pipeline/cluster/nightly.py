@@ -53,7 +53,7 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     fitted: FitReport | None = None
     if aligner is None:
         flows.append(encode_side(config, "image", reporter))
-        fitted = fit(config, reporter)
+        fitted = fit(config, reporter, keep_ids=True)
         aligner = load_aligner(path)
     text = fit_side(config, "text", reporter)
     drift: dict[str, Any] | None = None

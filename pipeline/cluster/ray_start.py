@@ -15,7 +15,8 @@ from ray._private.services import find_bootstrap_address
 
 from pipeline.config import RunConfig
 
-_LOCAL_ADDRESSES = frozenset({None, "local"})
+_LOCAL = "local"
+_LOCAL_ADDRESSES = frozenset({None, _LOCAL})
 _STAGES = "pipeline.cluster.workers"
 """What every worker needs, and takes more than a second to import."""
 
@@ -33,21 +34,20 @@ def starts_here(address: str | None) -> bool:
     return address in _LOCAL_ADDRESSES and "RAY_ADDRESS" not in os.environ
 
 
-def start_ray(config: RunConfig, *, verbose: bool) -> None:
-    """Start Ray on this machine, or connect to a cluster.
+def start_ray(config: RunConfig, *, verbose: bool) -> bool:
+    """Start Ray on this machine, or connect to a cluster; returns whether it was started.
 
     Raises:
         ValueError: when there is no cluster at `ray.address`.
     """
-    here = starts_here(config.ray.address)
-    if here:
-        for name, value in _REUSED_MEMORY.items():
-            os.environ.setdefault(name, value)
     if not verbose:
         # Ray's C++ core prints to the driver's stderr past every Python logger.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         address = _address(config.ray.address)
+        here = address == _LOCAL
+        for name, value in _REUSED_MEMORY.items() if here else ():
+            os.environ.setdefault(name, value)
         with nullcontext() if verbose else _silenced_stderr():
             ray.init(
                 address=address,
@@ -60,12 +60,13 @@ def start_ray(config: RunConfig, *, verbose: bool) -> None:
             f"cannot reach Ray at ray.address={config.ray.address}: {_first_line(error)}; "
             "start a cluster, or leave ray.address empty to use this machine"
         ) from None
+    return here
 
 
 def warm_workers() -> None:
-    """Have every worker of this machine import what stages need, while the driver does so too."""
+    """Have every worker of a Ray just started import what stages need, while the driver does."""
     task = ray.remote(num_cpus=1)(_import_stages)
-    for _ in range(os.cpu_count() or 1):
+    for _ in range(int(ray.cluster_resources().get("CPU", 1))):
         task.remote()
 
 
@@ -101,13 +102,14 @@ def _address(configured: str | None) -> str | None:
     if wanted and wanted != "auto":
         _check_reachable(wanted)
         return configured
+    remembered = find_bootstrap_address(None)
     try:
-        _check_reachable(find_bootstrap_address(None) or "")
+        _check_reachable(remembered or "")
     except OSError:
         if wanted:
             raise
-        return "local"
-    return configured
+        return _LOCAL
+    return configured if remembered or wanted else _LOCAL
 
 
 def _check_reachable(address: str) -> None:

@@ -29,7 +29,7 @@ def run(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     if config.aligner.path is None:
         source_corpus(config, "image", reporter)
         reports = encode(config, reporter)
-        fitted = fit(config, reporter)
+        fitted = fit(config, reporter, keep_ids=True)
         reports.append(synthesize(config, reporter, stored=True))
     else:
         reports.append(synthesize(config, reporter))

@@ -28,14 +28,13 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
     """
     started = not ray.is_initialized()
     try:
-        if started:
-            start_ray(config, verbose=verbose)
-        if not begin_description(config) and starts_here(config.ray.address):
+        fresh = started and start_ray(config, verbose=verbose)
+        if not begin_description(config) and fresh:
             warm_workers()
         # Here, not above: it takes half a second to import, which Ray's workers can use.
         from pipeline.cluster.ray_data import ray_data_set_up
 
-        with ray_data_set_up(config, verbose=verbose):
+        with ray_data_set_up(config, here=fresh, verbose=verbose):
             yield
     finally:
         if started:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry.moments import Moments
+from pipeline.geometry.polar import EPSILON
 
 BLOCKS = 16
 """Leading two-dimensional blocks whose radii are counted, fewer where embeddings are narrow."""
@@ -56,7 +57,8 @@ class RadialBins:
         origin = (self.mean @ self.basis).to(torch.float32)
         for rows in embeddings.split(_ROWS_AT_ONCE):
             coordinates = torch.addmm(-origin, rows.to("cpu", torch.float32), basis).square_()
-            squared = coordinates.unflatten(1, (blocks, 2)).sum(dim=2).T.contiguous()
+            # As polar coordinates have it: a plane without variance counts in the last bin.
+            squared = (coordinates.unflatten(1, (blocks, 2)).sum(dim=2) + EPSILON).T.contiguous()
             found = torch.searchsorted(squared_edges, squared)
             counts.scatter_add_(1, found, torch.ones_like(found))
         return RadialCounts(counts)

@@ -179,7 +179,7 @@ def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
                 file, buffer_size=_BUFFER_BYTES if local else 0, pre_buffer=not local
             )
             columns = _columns(corpus, unit, parquet, embeddings)
-            vectors = _plain_vectors(file, parquet, unit) if embeddings else None
+            vectors = _plain_vectors(corpus, file, parquet, unit) if embeddings else None
             if vectors is not None:
                 columns.remove(EMBEDDING)
             table = _read_rows(parquet, unit, columns)
@@ -238,13 +238,17 @@ def _columns(corpus: Corpus, unit: Unit, parquet: pq.ParquetFile, embeddings: bo
     return list(dict.fromkeys(wanted))
 
 
-def _plain_vectors(file: Any, parquet: pq.ParquetFile, unit: Unit) -> pa.ChunkedArray | None:
+def _plain_vectors(
+    corpus: Corpus, file: Any, parquet: pq.ParquetFile, unit: Unit
+) -> pa.ChunkedArray | None:
     """Return the embeddings (n, d) of a shard of ours without decoding them, None if they must be.
 
     Raises:
         OSError: if the file is cut short.
     """
     if unit.format != "dataset" or unit.rows != parquet.metadata.num_rows:
+        return None
+    if corpus.embedding_column not in (None, EMBEDDING):
         return None
     groups = []
     for index in range(parquet.num_row_groups):

@@ -48,7 +48,7 @@ def plain_embeddings(file: Any, parquet: pq.ParquetFile, index: int) -> npt.NDAr
     """
     group, kind = parquet.metadata.row_group(index), parquet.schema_arrow.field(EMBEDDING).type
     chunk = _plain_chunk(group)
-    if chunk is None:
+    if chunk is None or kind.value_field.nullable:  # a null among them would have no bytes
         return None
     values = group.num_rows * kind.list_size
     file.seek(chunk.data_page_offset)
@@ -59,6 +59,8 @@ def plain_embeddings(file: Any, parquet: pq.ParquetFile, index: int) -> npt.NDAr
         return None
     dtype = np.dtype(kind.value_type.to_pandas_dtype()).newbyteorder("<")
     start = len(data) - values * dtype.itemsize
+    if start < 0:
+        raise OSError("it claims more values than it has")
     return np.frombuffer(data, dtype, offset=start).reshape(-1, kind.list_size)
 
 

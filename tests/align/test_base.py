@@ -153,3 +153,14 @@ def test_the_device_changes_nothing(method):
     rows = moved.transform(TEXT).cpu()
     torch.testing.assert_close(rows, fitted(method).transform(TEXT), atol=1e-2, rtol=0)
     torch.testing.assert_close(moved.to("cpu").transform(TEXT), rows, atol=1e-4, rtol=0)
+
+
+@EVERY_OF_TEXT
+def test_the_texts_themselves_are_left_as_they_are(method):
+    """Stages hand over memory that is not theirs to change."""
+    aligner = fitted(method)
+    text = TEXT.to(torch.float32)
+    before = text.clone()
+    aligner.transform(text, [f"id-{row}" for row in range(len(text))])
+    aligner.mean_of_mapped(text)
+    assert torch.equal(text, before)

@@ -46,7 +46,7 @@ def test_a_cluster_that_is_only_remembered_is_not_waited_for(
         pass
     remember(monkeypatch, None)
     with ray_session(parse_config({})):
-        assert addresses[2:] == [None]
+        assert addresses[2:] == ["local"]
 
 
 def test_a_named_cluster_has_to_be_there(

@@ -33,6 +33,7 @@ from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
 from pipeline.storage import Corpus, Receipt, Unit, embeddings_of, id_hashes, plan, read_shard
+from pipeline.storage.id_hashes import read_id_hashes
 from tests.align.clouds import SMALL
 from tests.align.clouds import clouds as tensor_clouds
 from tests.encoders.conftest import picture
@@ -282,3 +283,15 @@ def test_an_embedding_column_is_replaced(aligner: str, clouds: Path):
     unit = plan(corpus, 50).units[0]
     block = Embed(modality="text", aligner=aligner)(ReadUnit(corpus, 12)(row_of(unit)))
     assert block.column_names.count(EMBEDDING) == 1
+
+
+def test_ids_are_hashed_on_the_way(clouds: Path, tmp_path: Path):
+    corpus = Corpus(
+        path=str(clouds / "texts.parquet"), modality="text", embedding_column="embedding"
+    )
+    units = plan(corpus, 50).units
+    Accumulate(corpus, 12, MeasureMoments(), str(tmp_path))(group_of(units))
+    kept = read_id_hashes(str(tmp_path), corpus, units)
+    for unit in units:
+        found = HashIds(corpus, str(tmp_path / "other"))(row_of(unit))
+        assert kept[unit.key].tobytes() == found.column("hashes")[0].as_py()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import Corpus, plan, read_unit
+from pipeline.storage import Corpus, parquet_files, plan, read_unit
 from tests.storage.samples import (
     ALL_REASONS,
     read_all,
@@ -330,3 +330,17 @@ def test_every_reason_is_given_somewhere_above_or_to_json_lines():
     by_the_encoder = {"unencodable"}
     missing = {reason for reason in ALL_REASONS if f'"{reason}"' not in above}
     assert missing == by_the_encoder
+
+
+def test_a_plain_shard_is_read_as_if_it_were_decoded(tmp_path, monkeypatch):
+    write_dataset(str(tmp_path / "out"), tmp_path / "in")
+    corpus = text_corpus(tmp_path / "out")
+    plain = read_all(corpus)
+    monkeypatch.setattr(parquet_files, "plain_embeddings", lambda *_: None)
+    assert read_all(corpus).equals(plain)
+
+
+def test_another_column_of_a_dataset_is_not_taken_for_its_embeddings(tmp_path):
+    write_dataset(str(tmp_path / "out"), tmp_path / "in")
+    with pytest.raises(ValueError, match=r"has no column other; it has id"):
+        read_all(text_corpus(tmp_path / "out", embedding_column="other"))

@@ -4,6 +4,7 @@ import uuid
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from pipeline.storage import (
     whole,
     write_unit,
 )
-from pipeline.storage.shards import missing_files
+from pipeline.storage.shards import is_in_order, missing_files
 from tests.storage.samples import (
     encoded,
     text_corpus,
@@ -322,3 +323,32 @@ def test_passed_through_image_names(tmp_path, root):
     (unit,) = plan(corpus, 10).units
     receipt = write(root, corpus, unit)
     assert read_shard(root, receipt).column("image").to_pylist() == ["x.jpg"]
+
+
+def test_rows_already_in_order_give_the_same_bytes(tmp_path):
+    values = vectors(unit_norm(6, 8, 1))
+    columns = {"id": list("fbdace"), "text": list("123456"), "embedding": values}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    corpus = text_corpus(path, embedding_column="embedding")
+    (unit,) = plan(corpus, 10).units
+    table = read_unit(corpus, unit)
+    ordered = table.take(pc.sort_indices(table.column("id")))
+    written = [
+        write_unit(
+            str(tmp_path / name),
+            unit=unit,
+            fingerprint="f",
+            table=one,
+            dtype="float16",
+            metadata={},
+            seconds={},
+        )
+        for name, one in (("1", table), ("2", ordered))
+    ]
+    assert written[0].sha256 == written[1].sha256
+
+
+def test_places_in_order():
+    assert is_in_order(pa.array([0, 1, 2]))
+    assert is_in_order(pa.array([], pa.uint64()))
+    assert not is_in_order(pa.array([0, 2, 1]))
