@@ -81,14 +81,15 @@ def counted_attempts(limit: int) -> Iterator[CountedAttempts]:
 
     The actor is the driver's, made once and kept for its later flows.
     """
-    counter, flow = _counter(), secrets.token_hex(8)
+    counter, flow = attempt_counter(), secrets.token_hex(8)
     try:
         yield CountedAttempts(counter, flow, limit)
     finally:
         counter.forget.remote(flow)
 
 
-def _counter() -> Any:
+def attempt_counter() -> Any:
+    """Return the driver's actor, which starts when it is asked for the first time."""
     try:
         return ray.get_actor(_NAME)
     except ValueError:

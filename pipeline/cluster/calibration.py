@@ -47,7 +47,8 @@ def calibrate(
 ) -> Calibration:
     """Measure a run of this configuration on the machines that Ray has; takes a minute or two.
 
-    Nothing is left of what it writes. Training is measured as in the driver.
+    Nothing is left of what it writes but what `demo:` paths draw. Training is measured as in the
+    driver.
 
     Raises:
         ValueError: when the corpora or the output cannot be used, there is no cluster, or it has

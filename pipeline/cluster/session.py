@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.cluster.attempts import attempt_counter
 from pipeline.cluster.encoder_description import begin_description
 from pipeline.cluster.ray_start import start_ray, starts_here, warm_workers
 from pipeline.config import RunConfig
@@ -31,6 +32,8 @@ def ray_session(config: RunConfig, *, verbose: bool = False) -> Iterator[None]:
         fresh = started and start_ray(config, verbose=verbose)
         if not begin_description(config) and fresh:
             warm_workers()
+        if started:
+            attempt_counter()  # a process of its own, which the first unit would have to wait for
         # Here, not above: it takes half a second to import, which Ray's workers can use.
         from pipeline.cluster.ray_data import ray_data_set_up
 

@@ -21,6 +21,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     monkeypatch.setattr(ray_start.ray, "init", lambda address, **_: taken.append(address))
     monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
     monkeypatch.setattr(session, "warm_workers", lambda: None)
+    monkeypatch.setattr(session, "attempt_counter", lambda: None)
     return taken
 
 
