@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates, in_turns
+from pipeline.benchmarks.rates import Rates, in_turns, step_counter
 from pipeline.demo.corpora import write_demo_corpora
 from pipeline.encoders.image_tower import DECODING_THREADS
 from pipeline.encoders.loading import find_source, load
@@ -59,11 +59,7 @@ def run_encode_image(
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodeImageReport:
     """Encode JPEG files of 640 x 480, drawn from the demo world, by both ways in turns."""
-    steps = iter(range(1, REPEATS + 1))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), REPEATS)
+    done = step_counter(progress, REPEATS)
 
     images = _photographs(folder, rows, seed)
     encoder = OpenClipEncoder(model, pretrained, image_batch=_BATCH, towers=("image",))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates, in_turns
+from pipeline.benchmarks.rates import Rates, in_turns, step_counter
 from pipeline.demo.corpora import write_demo_corpora
 from pipeline.encoders.files import DEMO, LOCAL_DIR
 from pipeline.encoders.loading import RANDOM, find_source, load
@@ -58,11 +58,7 @@ def run_encode_text(
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodeTextReport:
     """Encode captions by both ways in turns, in fp32 on the CPU or the first GPU."""
-    steps = iter(range(1, REPEATS + 1))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), REPEATS)
+    done = step_counter(progress, REPEATS)
 
     encoder = OpenClipEncoder(model, pretrained, towers=("text",))
     plain = PlainLoop(model, pretrained, encoder.device)

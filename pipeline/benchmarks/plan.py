@@ -12,6 +12,7 @@ import yaml
 
 from pipeline.benchmarks.commands import run_command
 from pipeline.benchmarks.machine import machine_facts
+from pipeline.benchmarks.rates import step_counter
 from pipeline.benchmarks.synthesize import write_config, write_embeddings
 from pipeline.cluster.forecasting import workload
 from pipeline.config import load_config
@@ -83,11 +84,7 @@ def run_plan(
     """
     forecasts: dict[str, Forecast] = {}
     calibrations: dict[str, float] = {}
-    steps, total = iter(range(1, 7)), 6
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), total)
+    done = step_counter(progress, 6)
 
     for name, rows, write in (
         ("captions", captions, _write_captions),

@@ -27,6 +27,17 @@ class Rates:
         }
 
 
+def step_counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    """Return what to call after each of `total` steps; it tells `progress` (steps done, total)."""
+    steps = iter(range(1, total + 1))
+
+    def done() -> None:
+        if progress is not None:
+            progress(next(steps), total)
+
+    return done
+
+
 def rate(count: int, work: Callable[[], object]) -> float:
     """Return how much of `count` work does a second."""
     start = time.perf_counter()

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates, rate
+from pipeline.benchmarks.rates import Rates, rate, step_counter
 from pipeline.schema import EMBEDDING, ID, REJECT, TEXT, embedding_type
 from pipeline.storage.corpus import Unit
 from pipeline.storage.id_index import plan_index, write_segment
@@ -75,11 +75,7 @@ def run_readers(
 ) -> ReadersReport:
     """Write datasets of random unit rows in a folder, float16, and read them in every way."""
     smaller, whole = str(folder / "smaller"), str(folder / "whole")
-    steps = iter(range(1, 6))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), 5)
+    done = step_counter(progress, 5)
 
     write_random_dataset(smaller, rows // SMALLER, dimension, seed)
     write_random_dataset(whole, rows, dimension, seed)

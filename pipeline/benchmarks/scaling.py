@@ -24,7 +24,7 @@ import yaml
 from pipeline.benchmarks.bare_loop import bare_rate
 from pipeline.benchmarks.commands import CommandError, run_command
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates
+from pipeline.benchmarks.rates import Rates, step_counter
 
 UNITS = (4, 16)
 """Units of the shorter and of the longer run."""
@@ -80,20 +80,18 @@ def run_scaling(
     if len(cores) < 2:
         raise ValueError("scaling is measured on two cores, and this process may use one")
     encoding = EncodeRuns(folder, captions, model, pretrained)
-    steps, total = iter(range(1, 2 * repeats + 1)), 2 * repeats
+    done = step_counter(progress, 2 * repeats)
     actors, nodes, loop = [], [], []
     for _ in range(repeats):
         actors.append((encoding.rate(2), encoding.rate(1)))
         loop.append((actors[-1][0], encoding.bare_rate(2)))
-        if progress is not None:
-            progress(next(steps), total)
+        done()
         found = []
         for count in (2, 1):
             with pinned_nodes(cores[:count]) as address:
                 found.append(encoding.rate(count, address))
         nodes.append((found[0], found[1]))
-        if progress is not None:
-            progress(next(steps), total)
+        done()
     return ScalingReport(model, len(captions), _rates(actors), _rates(nodes), _rates(loop))
 
 

@@ -14,7 +14,7 @@ from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.training import one_thread
 from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates, in_turns
+from pipeline.benchmarks.rates import Rates, in_turns, step_counter
 from pipeline.geometry.moments import Moments
 
 DIMENSIONS = (512, 1280)
@@ -57,11 +57,7 @@ def run_statistics(
 ) -> StatisticsReport:
     """Measure both passes on random clouds of the usual widths, on one thread as in a worker."""
     moments, errors, polar, ranks = {}, {}, {}, {}
-    steps = iter(range(1, 2 * len(DIMENSIONS) * REPEATS + 1))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), 2 * len(DIMENSIONS) * REPEATS)
+    done = step_counter(progress, 2 * len(DIMENSIONS) * REPEATS)
 
     with one_thread():
         for width in DIMENSIONS:

@@ -22,7 +22,7 @@ from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.commands import CommandError, TreeMemory, run_command
 from pipeline.benchmarks.four_passes import chunks
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates
+from pipeline.benchmarks.rates import Rates, step_counter
 from pipeline.readers import SubstituteLookup
 from pipeline.schema import EMBEDDING, ID, embedding_type
 from pipeline.storage.corpus import IDS_ENDINGS
@@ -73,14 +73,9 @@ def run_synthesize(
     Raises:
         CommandError: when one of them fails.
     """
-    total = 1 + 2 * repeats
     for name, count, one in (("texts", rows, seed), ("images", IMAGES, seed + 1)):
         write_arrays(folder / name, count, dimension, one)
-    steps = iter(range(1, total + 1))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), total)
+    done = step_counter(progress, 1 + 2 * repeats)
 
     done()
     ours, theirs, peaks = [], [], [0.0, 0.0]

@@ -14,7 +14,7 @@ from pipeline.align.settings import PriorSettings, RefinerSettings
 from pipeline.align.training import one_thread
 from pipeline.benchmarks.clouds import random_cloud
 from pipeline.benchmarks.machine import machine_facts
-from pipeline.benchmarks.rates import Rates, in_turns
+from pipeline.benchmarks.rates import Rates, in_turns, step_counter
 
 REPEATS = 7
 _FITTING_ROWS = 4096
@@ -58,11 +58,7 @@ def run_transform(
     """Fit both methods on random clouds and correct a third, on one thread as in a worker."""
     image, text = (random_cloud(_FITTING_ROWS, dimension, seed + one) for one in range(2))
     cloud = random_cloud(rows, dimension, seed + 2)
-    steps = iter(range(1, 2 * REPEATS + 1))
-
-    def done() -> None:
-        if progress is not None:
-            progress(next(steps), 2 * REPEATS)
+    done = step_counter(progress, 2 * REPEATS)
 
     # How long they were trained makes no difference to how fast the networks are.
     anisoalign = AnisoAlign(seed=seed, prior=PriorSettings(**_FEW), refiner=RefinerSettings(**_FEW))

@@ -20,6 +20,7 @@ import ray
 
 from pipeline.cluster.corpora import Side, output, source_corpus
 from pipeline.cluster.forecasting import configuration_facts
+from pipeline.cluster.reductions import GROUPS, MOST_UNITS_PER_GROUP
 from pipeline.cluster.resources import check_resources
 from pipeline.cluster.samples import read_sample
 from pipeline.cluster.session import ray_session
@@ -31,9 +32,10 @@ from pipeline.forecast.fitting import fitted_cost, fitted_stage
 from pipeline.forecast.prediction import Workload, predict
 from pipeline.report.console import Reporter
 from pipeline.storage import locations
+from pipeline.storage.id_index import SHARDS_PER_SEGMENT
 
-_TASKS = {"checking ids": {}, "indexing ids": {"units_a_task": 64}}
-_STATISTICS = {"units_a_task": 8, "least_tasks": 32}
+_TASKS = {"checking ids": {}, "indexing ids": {"units_a_task": SHARDS_PER_SEGMENT}}
+_STATISTICS = {"units_a_task": MOST_UNITS_PER_GROUP, "least_tasks": GROUPS}
 """How units are shared among tasks that write no receipts: by the stage's title, and else."""
 _DISTURBED = 0.1
 """A share of the processors that other work takes, above which it is told."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, ConfigError, RunConfig
+from pipeline.config import (
+    DEMO_CAPTIONS,
+    DEMO_IMAGES,
+    ConfigError,
+    ImageSource,
+    RunConfig,
+    TextSource,
+)
 from pipeline.report.console import Reporter
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
-from pipeline.storage.corpus import Corpus
+from pipeline.storage.corpus import Corpus, Format, file_format
 from pipeline.storage.manifest import Manifest, current_manifest
 from pipeline.storage.planning import Plan, plan
 
@@ -37,6 +44,16 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
         token_budget=section.token_budget,
         image_batch=section.image_batch,
     )
+
+
+def said_format(side: TextSource | ImageSource) -> Format | None:
+    """Return the format that a side's settings or its path's ending name, None where neither does.
+
+    Nothing is looked at; `resolve_format` looks.
+    """
+    if side.format != "auto":
+        return side.format
+    return None if side.path is None else file_format(side.path)
 
 
 def truncation(config: RunConfig, side: Side) -> dict[str, bool]:

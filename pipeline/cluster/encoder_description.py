@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline import __version__
-from pipeline.cluster.corpora import encoder_options, output
+from pipeline.cluster.corpora import encoder_options, output, said_format
 from pipeline.cluster.errors import user_error
 from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.encoders import quick_identity
@@ -23,7 +23,8 @@ from pipeline.storage.slices import combined
 
 _begun: dict[tuple[str, str], ray.ObjectRef[dict[str, Any]]] = {}
 """The tasks that find descriptions out, by Ray's node of the driver and the encoder's key."""
-_WITHOUT_EMBEDDINGS = (".txt", ".jsonl", ".gz", ".zst", ".parquet")
+_WITHOUT_EMBEDDINGS = frozenset({"text", "jsonl", "parquet"})
+"""Formats that hold captions or images where no embedding column is named."""
 
 
 def begin_description(config: RunConfig) -> bool:
@@ -37,8 +38,7 @@ def begin_description(config: RunConfig) -> bool:
     encodes = any(
         side.path is not None
         and side.embedding_column is None
-        and side.format not in ("npy", "dataset")
-        and (side.path.startswith("demo:") or side.path.endswith(_WITHOUT_EMBEDDINGS))
+        and (side.path.startswith("demo:") or said_format(side) in _WITHOUT_EMBEDDINGS)
         for side in sides
     )
     if not encodes:

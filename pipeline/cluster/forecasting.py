@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.cluster.corpora import said_format
 from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.forecast.calibration import Calibration
 from pipeline.forecast.prediction import Workload
@@ -68,5 +69,4 @@ def workload(
 
 def _gives_embeddings(side: TextSource | ImageSource) -> bool:
     """Return whether a side says by its settings that it holds embeddings."""
-    plain = side.embedding_column is not None or side.format in ("npy", "dataset")
-    return plain or (side.path or "").endswith(".npy")
+    return side.embedding_column is not None or said_format(side) in ("npy", "dataset")

@@ -16,9 +16,9 @@ from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import Accumulate, Measure
 from pipeline.storage.corpus import Corpus, Unit
 
-_MOST_UNITS_PER_GROUP = 8
+MOST_UNITS_PER_GROUP = 8
 """Units that one task merges: their states pass through the driver one by one."""
-_GROUPS = 32
+GROUPS = 32
 """Fewer units than this many full groups make smaller ones, so that all workers end together."""
 _MOST_RETRIES = 10
 """Of a task whose process or machine dies; Ray Data's own default is without end."""
@@ -119,7 +119,7 @@ def reduce_each(
     for part, units in enumerate(parts):
         ordered = sorted(units, key=lambda unit: unit.key)
         # The tree's shape, and so its rounding, depends on the number of units alone.
-        size = max(1, min(_MOST_UNITS_PER_GROUP, len(ordered) // _GROUPS))
+        size = max(1, min(MOST_UNITS_PER_GROUP, len(ordered) // GROUPS))
         starts = range(0, len(ordered), size)
         trees.append(TreeReduction(len(starts)))
         for leaf, start in enumerate(starts):

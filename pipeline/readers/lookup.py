@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.readers.ranges import ChangedFileError, RangeReader
-from pipeline.readers.rows import stored_embeddings
 from pipeline.readers.segments import Found, IndexReader
 from pipeline.readers.version import PinnedVersion, pin, shard_error
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.duplicates import hash_ids
 from pipeline.storage.locations import StoreError, listed
+from pipeline.storage.shards import stored_embeddings
 
 _DECODED_BYTES = 32 * 2**20
 """Decoded row groups that stay in memory: the last one, and others while they fit."""

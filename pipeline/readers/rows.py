@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.locations import redact_url
 from pipeline.storage.row_groups import plain_embeddings
+from pipeline.storage.shards import stored_embeddings
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,16 +161,6 @@ def first_schema(version: PinnedVersion, shard: int) -> tuple[pa.Schema, set[str
         return reader.facts(shard)
     finally:
         reader.close()
-
-
-def stored_embeddings(table: pa.Table) -> npt.NDArray[Any]:
-    """Return the embeddings (n, d) of a table in their stored dtype; no copy of a single chunk."""
-    dimension = table.schema.field(EMBEDDING).type.list_size
-    parts = [
-        chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
-        for chunk in table.column(EMBEDDING).chunks
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _line(error: BaseException) -> str:

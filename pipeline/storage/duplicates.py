@@ -27,7 +27,7 @@ def hash_ids(ids: Sequence[str]) -> Hashes:
 
 def id_hashes(table: pa.Table) -> Hashes:
     """Return the hashes (n, 2) of the ids of a unit's good rows, in row order."""
-    return hash_ids(table.filter(table.column(REJECT).is_null()).column(ID).to_pylist())
+    return hash_ids(table.column(ID).filter(table.column(REJECT).is_null()).to_pylist())
 
 
 @dataclass(frozen=True, eq=False)

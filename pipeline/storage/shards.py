@@ -127,17 +127,23 @@ def read_shard(root: str, receipt: Receipt, columns: Sequence[str] | None = None
         raise ValueError(f"cannot read the shard {redact_url(url)}: {line}") from error
 
 
-def embeddings_of(table: pa.Table) -> npt.NDArray[np.float32]:
-    """Return the embeddings (n, d) of a table as float32; no copy if it holds one float32 chunk."""
-    parts: list[npt.NDArray[np.float32]] = []
-    dimension = table.schema.field(EMBEDDING).type.list_size
-    for chunk in table.column(EMBEDDING).chunks:
-        assert chunk.null_count == 0, "an embedding column has no null rows"
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
-        parts.append(values.astype(np.float32, copy=False).reshape(-1, dimension))
+def stored_embeddings(table: pa.Table) -> npt.NDArray[Any]:
+    """Return the embeddings (n, d) of a table in their stored dtype; no copy of a single chunk."""
+    kind = table.schema.field(EMBEDDING).type
+    parts = [
+        chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
+        for chunk in table.column(EMBEDDING).chunks
+    ]
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([np.empty((0, dimension), np.float32), *parts])
+    none = np.empty((0, kind.list_size), kind.value_type.to_pandas_dtype())
+    return np.concatenate([none, *parts])
+
+
+def embeddings_of(table: pa.Table) -> npt.NDArray[np.float32]:
+    """Return the embeddings (n, d) of a table as float32; no copy if it holds one float32 chunk."""
+    assert table.column(EMBEDDING).null_count == 0, "an embedding column has no null rows"
+    return stored_embeddings(table).astype(np.float32, copy=False)
 
 
 def finished(

@@ -31,7 +31,7 @@ from pipeline.storage.manifest import (
 )
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.row_groups import embedding_groups, plain_embeddings
-from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY
+from pipeline.storage.shards import RECEIPTS, SCHEMA_KEY, UNIT_KEY, stored_embeddings
 
 _WORKERS = 4
 """Shards in memory at once; one of 32,768 rows of 1,280 float32 is 170 MB."""
@@ -303,12 +303,11 @@ def _check_embeddings(
     for index in range(parquet.num_row_groups):
         values = None if damaged else plain_embeddings(file, parquet, index)
         if values is None:
-            column = parquet.read_row_group(index, columns=[EMBEDDING]).column(EMBEDDING)
-            if column.null_count:
+            table = parquet.read_row_group(index, columns=[EMBEDDING])
+            if table.column(EMBEDDING).null_count:
                 findings.add(path, "has null embeddings")
                 return
-            values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            values = values.reshape(-1, manifest.dimension)
+            values = stored_embeddings(table)
         for start in range(0, len(values), _BLOCK_ROWS):
             block = values[start : start + _BLOCK_ROWS].astype(np.float64)
             squares = np.einsum("nd,nd->n", block, block)
