@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.align.settings import PAIRED_METHODS, AlignSettings
 from pipeline.evaluation.downstream.settings import DownstreamSettings
 from pipeline.export.conversations import ConversationSettings
+from pipeline.formats import Format
 
 DEMO_CAPTIONS = "demo:captions"
 DEMO_IMAGES = "demo:images"
@@ -34,15 +35,12 @@ class Section(BaseModel):
     )
 
 
-SourceFormat = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
-
-
 class TextSource(Section):
     """Source side: captions, or text embeddings made elsewhere."""
 
     path: str | None = None
     """File, folder, glob or URL; `demo:captions` for the packaged world."""
-    format: SourceFormat = "auto"
+    format: Format = "auto"
     """Format of the files; auto goes by their endings."""
     id_column: str = "id"
     """Column of row ids; derived from the content when the input has none."""
@@ -61,7 +59,7 @@ class ImageSource(Section):
 
     path: str | None = None
     """File, folder, glob or URL; `demo:images` for the packaged world."""
-    format: SourceFormat = "auto"
+    format: Format = "auto"
     """Format of the files; auto goes by their endings."""
     id_column: str = "id"
     """Column of row ids."""

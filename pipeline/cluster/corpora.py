@@ -13,10 +13,11 @@ from pipeline.config import (
     RunConfig,
     TextSource,
 )
+from pipeline.formats import FORMATS, file_format
 from pipeline.report.console import Reporter
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
-from pipeline.storage.corpus import Corpus, Format, file_format
+from pipeline.storage.corpus import Corpus
 from pipeline.storage.manifest import Manifest, current_manifest
 from pipeline.storage.planning import Plan, plan
 
@@ -46,14 +47,20 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
     )
 
 
-def said_format(side: TextSource | ImageSource) -> Format | None:
-    """Return the format that a side's settings or its path's ending name, None where neither does.
+def said_embeddings(side: TextSource | ImageSource) -> bool | None:
+    """Return whether a side holds embeddings, by its settings or its path's ending alone.
 
-    Nothing is looked at; `resolve_format` looks.
+    None where neither says; `Corpus.holds_embeddings` looks at the files.
     """
-    if side.format != "auto":
-        return side.format
-    return None if side.path is None else file_format(side.path)
+    if side.embedding_column is not None:
+        return True
+    found = side.format
+    if found == "auto":
+        named = None if side.path is None else file_format(side.path)
+        if named is None:
+            return None
+        found = named
+    return FORMATS[found].embeddings == "always"
 
 
 def truncation(config: RunConfig, side: Side) -> dict[str, bool]:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline import __version__
-from pipeline.cluster.corpora import encoder_options, output, said_format
+from pipeline.cluster.corpora import encoder_options, output, said_embeddings
 from pipeline.cluster.errors import user_error
 from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.encoders import quick_identity
@@ -23,8 +23,6 @@ from pipeline.storage.slices import combined
 
 _begun: dict[tuple[str, str], ray.ObjectRef[dict[str, Any]]] = {}
 """The tasks that find descriptions out, by Ray's node of the driver and the encoder's key."""
-_WITHOUT_EMBEDDINGS = frozenset({"text", "jsonl", "parquet"})
-"""Formats that hold captions or images where no embedding column is named."""
 
 
 def begin_description(config: RunConfig) -> bool:
@@ -36,9 +34,7 @@ def begin_description(config: RunConfig) -> bool:
     if config.aligner.path is None:
         sides.append(config.image)
     encodes = any(
-        side.path is not None
-        and side.embedding_column is None
-        and (side.path.startswith("demo:") or said_format(side) in _WITHOUT_EMBEDDINGS)
+        side.path is not None and (side.path.startswith("demo:") or said_embeddings(side) is False)
         for side in sides
     )
     if not encodes:

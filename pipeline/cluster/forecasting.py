@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.cluster.corpora import said_format
-from pipeline.config import ImageSource, RunConfig, TextSource
+from pipeline.cluster.corpora import said_embeddings
+from pipeline.config import RunConfig
 from pipeline.forecast.calibration import Calibration
 from pipeline.forecast.prediction import Workload
 from pipeline.report.timing import TRAINING
@@ -29,8 +29,8 @@ def configuration_facts(config: RunConfig) -> dict[str, Any]:
         "encoder.precision": config.encoder.precision,
         "method": method,
         "fits": config.aligner.path is None,
-        "text embeddings given": _gives_embeddings(config.text),
-        "image embeddings given": _gives_embeddings(config.image),
+        "text embeddings given": said_embeddings(config.text) is True,
+        "image embeddings given": said_embeddings(config.image) is True,
         "rejects.check_ids": config.rejects.check_ids,
     }
 
@@ -51,7 +51,7 @@ def workload(
         ValueError: for counts that are none.
     """
     units = config.units
-    given = _gives_embeddings(config.image)
+    given = said_embeddings(config.image) is True
     return Workload(
         texts=costs.texts if rows is None else rows,
         images=costs.images if images is None else images,
@@ -65,8 +65,3 @@ def workload(
         },
         price=price,
     )
-
-
-def _gives_embeddings(side: TextSource | ImageSource) -> bool:
-    """Return whether a side says by its settings that it holds embeddings."""
-    return side.embedding_column is not None or said_format(side) in ("npy", "dataset")

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.formats import Format
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT
 from pipeline.storage import locations
-from pipeline.storage.corpus import Corpus, Format, corpus_files
+from pipeline.storage.corpus import Corpus, corpus_files
 from pipeline.storage.planning import Plan, plan
 from pipeline.storage.reading import read_unit
 from pipeline.storage.shards import embeddings_of
@@ -43,6 +44,11 @@ class Sample:
     dimension: int | None
     files: int
     corpus_rows: int
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether it is written as Parquet under our own names, its format being none to write."""
+        return self.format not in _WRITERS
 
     @property
     def row_bytes(self) -> float:
@@ -125,16 +131,18 @@ def write_sample(sample: Sample, folder: str, units: int, rows: int) -> dict[str
             ]
             table = _changed(table, TEXT, ends)
         write(sample, table, locations.join(folder, f"{number:05d}"), rows)
-    stored = sample.format == "dataset"
     corpus = sample.corpus
-    settings: dict[str, Any] = {
-        "path": folder,
-        "format": "parquet" if stored else sample.format,
-        "id_column": ID if stored else corpus.id_column,
-        "embedding_column": EMBEDDING if stored else corpus.embedding_column,
-        "ids_path": None,
+    settings: dict[str, Any] = {"path": folder, "ids_path": None}
+    if sample.rewritten:
+        settings |= {"format": "parquet", "id_column": ID}
+        settings |= {f"{corpus.modality}_column": TEXT if corpus.modality == "text" else IMAGE}
+        given = EMBEDDING in sample.rows.column_names
+        return settings | {"embedding_column": EMBEDDING if given else None}
+    return settings | {
+        "format": sample.format,
+        "id_column": corpus.id_column,
+        "embedding_column": corpus.embedding_column,
     }
-    return settings | ({"text_column": TEXT} if stored and corpus.modality == "text" else {})
 
 
 def _changed(table: pa.Table, name: str, ends: list[str]) -> pa.Table:
@@ -146,13 +154,15 @@ def _changed(table: pa.Table, name: str, ends: list[str]) -> pa.Table:
 
 def _named(sample: Sample, table: pa.Table) -> pa.Table:
     """Return the columns as the corpus names them; ids that were derived are left out."""
-    corpus, stored = sample.corpus, sample.format == "dataset"
+    corpus = sample.corpus
     names = {
-        ID: ID if stored else corpus.id_column,
-        TEXT: TEXT if stored else corpus.text_column,
+        ID: corpus.id_column,
+        TEXT: corpus.text_column,
         IMAGE: corpus.image_column,
         EMBEDDING: corpus.embedding_column or EMBEDDING,
     }
+    if sample.rewritten:
+        names = {}
     kept = [name for name in table.column_names if name != ID or sample.has_ids]
     # A column read twice under two names, such as text passed through, keeps the reader's own.
     renamed = {names.get(name, name): table.column(name) for name in reversed(kept)}
@@ -190,6 +200,7 @@ def _arrays(sample: Sample, table: pa.Table, url: str, unit_rows: int) -> None:
 
 _WRITERS: dict[str, Callable[[Sample, pa.Table, str, int], None]] = {
     "text": _lines,
+    "parquet": _parquet,
     "jsonl": _json_lines,
     "npy": _arrays,
 }

@@ -12,19 +12,10 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from pipeline import schema
+from pipeline.formats import ENDINGS, FORMATS, Format, file_format
 from pipeline.storage import locations
 from pipeline.storage.locations import FileEntry, redact_url
 
-Format = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
-
-ENDINGS: dict[str, Format] = {
-    ".txt": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".npy": "npy",
-}
 MAX_TEXT_BYTES = 65_536
 _UNFIT_FOR_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED = frozenset(
@@ -60,7 +51,7 @@ class Corpus:
     def __post_init__(self) -> None:
         if self.modality not in {"text", "image"}:
             raise ValueError(f"a corpus holds text or image, not {self.modality!r}")
-        if self.format not in {"auto", *ENDINGS.values(), "dataset"}:
+        if self.format not in {"auto", *FORMATS}:
             raise ValueError(f"format {self.format!r} of {self.shown} is not one that is read")
         reserved = _RESERVED | ({schema.IMAGE} if self.modality == "image" else frozenset())
         taken = [name for name in self.passed_through if name in reserved]
@@ -93,7 +84,7 @@ class Corpus:
 
 def carries_embeddings(corpus: Corpus, found: Format) -> bool:
     """Return whether rows of a file of format `found` carry embeddings; opens nothing."""
-    return corpus.embedding_column is not None or found in {"npy", "dataset"}
+    return corpus.embedding_column is not None or FORMATS[found].embeddings == "always"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +168,6 @@ def corpus_files(corpus: Corpus) -> tuple[Format, list[FileEntry]]:
     else:
         raise ValueError(f"there is no file or folder {corpus.shown}")
     return _chosen(corpus, entries)
-
-
-def file_format(url: str) -> Format | None:
-    """Return the format that a file's ending names, None if it names none."""
-    if url.startswith(("http://", "https://")):
-        url = url.split("?", 1)[0]
-    name = url.rsplit("/", 1)[-1].lower()
-    return next((found for ending, found in ENDINGS.items() if name.endswith(ending)), None)
 
 
 def _check_name(url: str) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.formats import Format
 from pipeline.storage import locations
 from pipeline.storage.array_files import ids_file
-from pipeline.storage.corpus import Corpus, Format
+from pipeline.storage.corpus import Corpus
 from pipeline.storage.locations import FileEntry
 from pipeline.storage.receipts import parsed
 from pipeline.storage.slices import FileFacts, Slice, combined

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.columns import RawRows, Rejects, as_bytes
-from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
 from pipeline.storage.locations import redact_url
 from pipeline.storage.row_groups import plain_embeddings
 from pipeline.storage.slices import (
@@ -33,7 +33,7 @@ _MOST_ROWS_A_BYTE = 1024
 """More rows than this a byte of a file are a lie of its footer: even equal rows need some room."""
 
 
-def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool) -> FileFacts:
+def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
     """Cut a Parquet file at row groups: small ones merged, large ones split by row range.
 
     Raises:
@@ -43,7 +43,7 @@ def cut_parquet(corpus: Corpus, url: str, rows_per_shard: int, embeddings: bool)
     try:
         with locations.open_for_reading(url) as file:
             parquet = pq.ParquetFile(file)
-            facts = _parquet_facts(corpus, url, parquet, embeddings)
+            facts = _parquet_facts(corpus, url, parquet)
             groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             size = int(file.seek(0, 2))
         digest = file_digest(url)
@@ -88,14 +88,12 @@ def _digest_now(unit: Unit) -> str:
     return _slice_digest(file_digest(unit.path), unit.start, unit.stop)
 
 
-def _parquet_facts(
-    corpus: Corpus, url: str, parquet: pq.ParquetFile, embeddings: bool
-) -> dict[str, Any]:
+def _parquet_facts(corpus: Corpus, url: str, parquet: pq.ParquetFile) -> dict[str, Any]:
     """Check the columns that are read and their types."""
     schema = parquet.schema_arrow
     wanted = list(corpus.passed_through)
-    if embeddings:
-        wanted.append(corpus.embedding_column or EMBEDDING)
+    if corpus.embedding_column is not None:
+        wanted.append(corpus.embedding_column)
     else:
         wanted.append(corpus.text_column if corpus.modality == "text" else corpus.image_column)
     if corpus.id_column != "id":
@@ -114,7 +112,7 @@ def _parquet_facts(
     if corpus.text_column in schema.names and corpus.modality == "text":
         kind = _plain(schema.field(corpus.text_column).type)
         check(corpus.text_column, _is_text(kind) or pa.types.is_null(kind), "text")
-    if corpus.modality == "image" and not embeddings:
+    if corpus.modality == "image" and corpus.embedding_column is None:
         kind = schema.field(corpus.image_column).type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
@@ -124,9 +122,8 @@ def _parquet_facts(
             "image bytes or a struct with the field bytes",
         )
     dimension = None
-    if embeddings:
-        column = corpus.embedding_column or EMBEDDING
-        dimension = _embedding_width(parquet, column, url)
+    if corpus.embedding_column is not None:
+        dimension = _embedding_width(parquet, corpus.embedding_column, url)
     passed = pa.schema([schema.field(name).remove_metadata() for name in corpus.passed_through])
     return {"has_ids": has_ids, "dimension": dimension, "passed_through": passed}
 
@@ -165,12 +162,13 @@ def _embedding_width(parquet: pq.ParquetFile, column: str, url: str) -> int | No
     return None
 
 
-def read_parquet(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
+def read_parquet(corpus: Corpus, unit: Unit) -> RawRows:
     """Return the rows of a slice of a Parquet file, the columns asked for only.
 
     Raises:
         ValueError: if the file is damaged, or changed since it was planned.
     """
+    embeddings = carries_embeddings(corpus, unit.format)
     try:
         with unchanged(unit, _digest_now), locations.open_for_reading(unit.path) as file:
             # A store is asked for whole chunks at once: each request of it takes its time.

@@ -11,9 +11,11 @@ from typing import Literal
 
 import pyarrow as pa
 
+from pipeline.formats import FORMATS, Format
+from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.array_files import cut_npy, ids_file
-from pipeline.storage.corpus import Corpus, Format, Unit, carries_embeddings, corpus_files
+from pipeline.storage.corpus import Corpus, Unit, carries_embeddings, corpus_files
 from pipeline.storage.file_facts import FactsCache, schema_text
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
@@ -123,15 +125,33 @@ Files = Sequence[tuple[str, FileFacts, str | None]]
 
 def _check_fit(corpus: Corpus, found: Format) -> None:
     """Raise ValueError if a format cannot hold what the corpus asks of it."""
-    if found == "text" and (corpus.modality == "image" or corpus.embedding_column is not None):
-        raise ValueError(f"{corpus.shown} is plain text; it holds neither images nor embeddings")
-    if found == "jsonl" and corpus.modality == "image" and corpus.embedding_column is None:
-        raise ValueError(f"{corpus.shown} is JSON lines; images are read from Parquet")
-    if found in {"text", "npy"} and corpus.passed_through:
+    traits = FORMATS[found]
+    named = corpus.embedding_column is not None
+    if named and traits.embeddings == "never":
+        raise ValueError(f"{corpus.shown} is {found}; it holds no embeddings")
+    if not (named or traits.embeddings == "always"):
+        there = traits.texts if corpus.modality == "text" else traits.images
+        if not there:
+            what, fitting = ("captions", "texts") if corpus.modality == "text" else ("images",) * 2
+            holding = [name for name, one in FORMATS.items() if getattr(one, fitting)]
+            raise ValueError(
+                f"{corpus.shown} is {found}; it holds no {what}, which are read from "
+                f"{locations.listed(holding)}"
+            )
+    if corpus.passed_through and not traits.columns:
         raise ValueError(
             f"{corpus.shown} is {found}; it has no columns to pass through "
             f"({locations.listed(corpus.passed_through)})"
         )
+
+
+CUTS: dict[Format, Callable[[Corpus, str, int], FileFacts]] = {
+    "text": cut_text,
+    "jsonl": cut_jsonl,
+    "parquet": cut_parquet,
+    "npy": cut_npy,
+}
+"""How a file of each format is cut: of a corpus, the one at a URL, in units of so many rows."""
 
 
 def _cut_files(
@@ -144,14 +164,7 @@ def _cut_files(
     remembered: FactsCache | None,
 ) -> tuple[Files, tuple[SkippedFile, ...]]:
     def cut(entry: FileEntry) -> FileFacts:
-        if found == "text":
-            return cut_text(entry.url, rows_per_shard)
-        if found == "jsonl":
-            return cut_jsonl(corpus, entry.url, rows_per_shard)
-        if found == "npy":
-            return cut_npy(corpus, entry.url, rows_per_shard)
-        embeddings = carries_embeddings(corpus, found)
-        return cut_parquet(corpus, entry.url, rows_per_shard, embeddings)
+        return CUTS[found](corpus, entry.url, rows_per_shard)
 
     def identity(entry: FileEntry) -> str | None:
         listed = entry if entry.size >= 0 else locations.file_entry(entry.url)
@@ -200,7 +213,8 @@ def _dataset_files(corpus: Corpus) -> Files:
     passed = pa.schema([])
     if corpus.passed_through:
         first = locations.join_inside(root, receipts[0].path)
-        passed = cut_parquet(corpus, first, manifest.rows, embeddings=True).passed_through
+        stored = dataclasses.replace(corpus, embedding_column=corpus.embedding_column or EMBEDDING)
+        passed = cut_parquet(stored, first, manifest.rows).passed_through
     return [
         (
             locations.join_inside(root, receipt.path),

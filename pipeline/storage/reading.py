@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.formats import Format
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
 from pipeline.storage.array_files import read_npy
 from pipeline.storage.columns import (
@@ -47,7 +50,7 @@ def read_unit(
     """
     embeddings = carries_embeddings(corpus, unit.format)
     stored = unit.format == "dataset"  # its rows were checked when they were written
-    raw = _read(corpus, unit, embeddings)
+    raw = _read(corpus, unit)
     rejects = raw.rejects
     columns: dict[str, pa.Array | pa.ChunkedArray] = {"row": pa.array(np.arange(unit.rows))}
     if raw.ids is None:
@@ -77,15 +80,19 @@ def read_unit(
     return pa.table(columns)
 
 
-def _read(corpus: Corpus, unit: Unit, embeddings: bool) -> RawRows:
+_READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
+    "text": read_text,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "npy": read_npy,
+    "dataset": read_parquet,
+}
+"""How a slice of a file of each format is read."""
+
+
+def _read(corpus: Corpus, unit: Unit) -> RawRows:
     try:
-        if unit.format == "text":
-            return read_text(unit)
-        if unit.format == "jsonl":
-            return read_jsonl(corpus, unit)
-        if unit.format == "npy":
-            return read_npy(unit)
-        return read_parquet(corpus, unit, embeddings)
+        return _READS[unit.format](corpus, unit)
     except FileNotFoundError as error:
         raise ValueError(
             f"{redact_url(unit.path)} is gone since the run was planned; start it again"

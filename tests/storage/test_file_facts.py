@@ -8,25 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.storage import Corpus, locations, plan
+from pipeline.storage import Corpus, locations, plan, planning
 from pipeline.storage.file_facts import CUTTING_VERSION
 from tests.storage.samples import text_corpus, unit_norm, write_dataset, write_jsonl, write_parquet
-
-CUTTERS = ("cut_text", "cut_jsonl", "cut_npy", "cut_parquet")
 
 
 @pytest.fixture
 def cut(monkeypatch):
     """The names of the files that were read to be cut."""
     found = []
-    for cutter in CUTTERS:
-        real = getattr(__import__("pipeline.storage.planning", fromlist=[cutter]), cutter)
+    for name, real in planning.CUTS.items():
 
-        def counted(*given, real=real):
-            found.append(next(one for one in given if isinstance(one, str)).rsplit("/", 1)[-1])
-            return real(*given)
+        def counted(corpus, url, rows, real=real):
+            found.append(url.rsplit("/", 1)[-1])
+            return real(corpus, url, rows)
 
-        monkeypatch.setattr(f"pipeline.storage.planning.{cutter}", counted)
+        monkeypatch.setitem(planning.CUTS, name, counted)
     return found
 
 
@@ -143,19 +140,17 @@ def test_a_file_that_was_written_just_now_is_read_again(tmp_path, cut):
 def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, aged, monkeypatch):
     corpus = write_corpus(tmp_path / "in", "text")
     cache = str(tmp_path / "cache.json")
-    from pipeline.storage import planning
+    real = planning.CUTS["text"]
 
-    real = planning.cut_text
-
-    def raced(url, rows):
-        facts = real(url, rows)
+    def raced(corpus, url, rows):
+        facts = real(corpus, url, rows)
         if url.endswith("a.txt"):
             with Path(url).open("a") as file:
                 file.write("late\n")
         return facts
 
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "cut_text", raced)
+        patch.setitem(planning.CUTS, "text", raced)
         plan(corpus, 3, cache=cache)
     assert plan(corpus, 3, cache=cache) == plan(corpus, 3)
 

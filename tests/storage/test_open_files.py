@@ -48,4 +48,4 @@ def test_a_read_that_fails_on_is_no_damaged_file(tmp_path, monkeypatch):
         lambda url: io.BufferedReader(CheckedFile(Failing(whole, 99), url)),
     )
     with pytest.raises(StoreError, match="the store failed"):
-        cut_parquet(text_corpus(path), path, 10, False)
+        cut_parquet(text_corpus(path), path, 10)
