@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
+Format = Literal["auto", "text", "jsonl", "csv", "parquet", "npy", "dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,8 @@ class FormatTraits:
 
     `texts` and `images` say whether its rows can be captions or image files; `embeddings`
     whether they are embeddings always, where a column is named, or never; `columns` whether rows
-    have further columns, to be passed through.
+    have further columns, to be passed through; `lines` whether a file may be compressed, `.gz` or
+    `.zst` behind its ending.
     """
 
     endings: tuple[str, ...] = ()
@@ -22,13 +23,15 @@ class FormatTraits:
     images: bool = False
     embeddings: Literal["always", "named", "never"] = "never"
     columns: bool = False
+    lines: bool = False
 
 
 FORMATS: dict[Format, FormatTraits] = {
-    "text": FormatTraits(endings=(".txt",), texts=True),
+    "text": FormatTraits(endings=(".txt",), texts=True, lines=True),
     "jsonl": FormatTraits(
-        endings=(".jsonl", ".ndjson"), texts=True, embeddings="named", columns=True
+        endings=(".jsonl", ".ndjson"), texts=True, embeddings="named", columns=True, lines=True
     ),
+    "csv": FormatTraits(endings=(".csv", ".tsv"), texts=True, columns=True, lines=True),
     "parquet": FormatTraits(
         endings=(".parquet", ".pq"), texts=True, images=True, embeddings="named", columns=True
     ),
@@ -42,9 +45,28 @@ ENDINGS: dict[str, Format] = {
 }
 
 
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+
 def file_format(url: str) -> Format | None:
     """Return the format that a file's ending names, None if it names none."""
+    name = _name(url)
+    for ending, found in ENDINGS.items():
+        if name.endswith(ending):
+            return found
+        packed = tuple(f"{ending}{packing}" for packing in _COMPRESSIONS)
+        if FORMATS[found].lines and name.endswith(packed):
+            return found
+    return None
+
+
+def compression(url: str) -> str | None:
+    """Return how a file is compressed by its ending, "gzip" or "zstd"; None if it is not."""
+    name = _name(url)
+    return next((kind for ending, kind in _COMPRESSIONS.items() if name.endswith(ending)), None)
+
+
+def _name(url: str) -> str:
     if url.startswith(("http://", "https://")):
         url = url.split("?", 1)[0]
-    name = url.rsplit("/", 1)[-1].lower()
-    return next((found for ending, found in ENDINGS.items() if name.endswith(ending)), None)
+    return url.rsplit("/", 1)[-1].lower()

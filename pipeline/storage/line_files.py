@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.schema import RejectReason
-from pipeline.storage import locations
 from pipeline.storage.columns import RawRows, Rejects
+from pipeline.storage.compressed import open_lines, read_lines
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.locations import redact_url
 from pipeline.storage.slices import (
@@ -27,7 +27,7 @@ from pipeline.storage.slices import (
 SAMPLED_LINES = 1000
 DEEPEST = 32
 """No column gets a type nested deeper than this; Arrow cannot read a schema of 64 levels back."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def cut_text(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
@@ -97,9 +97,9 @@ def cut_lines(url: str, rows_per_shard: int) -> list[Slice]:
     slices: list[Slice] = []
     digest = LinesDigest()
     start = rows = 0
-    with locations.open_for_reading(url) as file:
+    with open_lines(url) as file:
         chunk = file.read(CHUNK_BYTES)
-        position = byte_start = len(_BYTE_ORDER_MARK) if chunk.startswith(_BYTE_ORDER_MARK) else 0
+        position = byte_start = len(BYTE_ORDER_MARK) if chunk.startswith(BYTE_ORDER_MARK) else 0
         chunk = chunk[position:]
         while chunk:
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + 1
@@ -143,8 +143,8 @@ def cut_lines(url: str, rows_per_shard: int) -> list[Slice]:
 def _sample(url: str, byte_start: int) -> list[dict[str, Any]]:
     """Return the JSON objects among the first lines of a file."""
     records = []
-    with locations.open_for_reading(url) as file:
-        file.seek(byte_start)
+    with open_lines(url) as file:
+        file.read(byte_start)
         for _ in range(SAMPLED_LINES):
             line = file.readline()
             try:
@@ -235,7 +235,7 @@ def read_jsonl(corpus: Corpus, unit: Unit) -> RawRows:
 
 
 def _read_lines(unit: Unit) -> list[bytes]:
-    data = locations.read_bytes(unit.path, unit.byte_start, unit.byte_stop)
+    data = read_lines(unit.path, unit.byte_start, unit.byte_stop)
     lines = split_lines(data)
     digest = LinesDigest()
     digest.update(data)

@@ -16,6 +16,7 @@ from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.array_files import cut_npy, ids_file
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings, corpus_files
+from pipeline.storage.csv_files import cut_csv
 from pipeline.storage.file_facts import FactsCache, schema_text
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
@@ -148,6 +149,7 @@ def _check_fit(corpus: Corpus, found: Format) -> None:
 CUTS: dict[Format, Callable[[Corpus, str, int], FileFacts]] = {
     "text": cut_text,
     "jsonl": cut_jsonl,
+    "csv": cut_csv,
     "parquet": cut_parquet,
     "npy": cut_npy,
 }

@@ -25,6 +25,7 @@ from pipeline.storage.columns import (
     unit_rows,
 )
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
+from pipeline.storage.csv_files import read_csv
 from pipeline.storage.duplicates import DuplicateIds, hash_ids
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
@@ -83,6 +84,7 @@ def read_unit(
 _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
     "text": read_text,
     "jsonl": read_jsonl,
+    "csv": read_csv,
     "parquet": read_parquet,
     "npy": read_npy,
     "dataset": read_parquet,

@@ -105,22 +105,22 @@ def test_errors_name_the_place(tmp_path):
         plan(text_corpus(tmp_path), 10)
     with pytest.raises(ValueError, match="no file ending"):
         plan(text_corpus(tmp_path / "*.txt"), 10)
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.cfg").write_text("x")
     with pytest.raises(ValueError, match="ending that is not known"):
-        plan(text_corpus(tmp_path / "a.csv"), 10)
+        plan(text_corpus(tmp_path / "a.cfg"), 10)
     (tmp_path / "a.txt").write_text("x\n")
     write_parquet(tmp_path / "a.parquet", {"text": ["x"]})
     with pytest.raises(ValueError, match=r"several formats .*parquet, text"):
         plan(text_corpus(tmp_path), 10)
     assert plan(text_corpus(tmp_path, format="text"), 10).rows == 1
-    assert plan(text_corpus(tmp_path / "a.csv", format="text"), 10).rows == 1
+    assert plan(text_corpus(tmp_path / "a.cfg", format="text"), 10).rows == 1
 
 
 def test_a_corpus_that_contradicts_itself():
     with pytest.raises(ValueError, match="text or image"):
         Corpus(path="x", modality="sound")
     with pytest.raises(ValueError, match="format"):
-        text_corpus("x", format="csv")
+        text_corpus("x", format="xlsx")
     with pytest.raises(ValueError, match="passed through"):
         text_corpus("x", passed_through=("reject",))
     with pytest.raises(ValueError, match="twice"):

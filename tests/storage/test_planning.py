@@ -279,9 +279,9 @@ def test_formats_that_cannot_hold_what_is_asked(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
     np.save(tmp_path / "a.npy", unit_norm(2))
     for name, fields, message in (
-        ("a.txt", {"modality": "image"}, "plain text"),
-        ("a.txt", {"modality": "text", "embedding_column": "e"}, "plain text"),
-        ("a.jsonl", {"modality": "image"}, "JSON lines"),
+        ("a.txt", {"modality": "image"}, "is text; it holds no images"),
+        ("a.txt", {"modality": "text", "embedding_column": "e"}, "is text; it holds no embed"),
+        ("a.jsonl", {"modality": "image"}, "is jsonl; it holds no images"),
         ("a.npy", {"modality": "text", "passed_through": ("x",)}, "no columns"),
     ):
         with pytest.raises(ValueError, match=message):
