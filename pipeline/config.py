@@ -6,12 +6,13 @@ import copy
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.align.settings import PAIRED_METHODS, AlignSettings
 from pipeline.evaluation.downstream.settings import DownstreamSettings
@@ -27,6 +28,9 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key and what to do."""
 
 
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys and wrong types are refused."""
 
@@ -35,8 +39,21 @@ class Section(BaseModel):
     )
 
 
-class TextSource(Section):
-    """Source side: captions, or text embeddings made elsewhere."""
+class HubSection(Section):
+    """A Hugging Face data set, for `format: datasets`; `path` is its name, or a folder of files."""
+
+    name: str | None = None
+    """Configuration of the data set, where it has several."""
+    revision: str | None = None
+    """Commit, tag or branch; a commit is the same every night."""
+    split: str = "train"
+    """Split to read."""
+    streaming: bool = True
+    """Fetch rows as they are read, instead of the whole data set first."""
+
+
+class TextCorpus(Section):
+    """Captions, or text embeddings made elsewhere, in files of one kind."""
 
     path: str | None = None
     """File, folder, glob or URL; `demo:captions` for the packaged world."""
@@ -50,8 +67,57 @@ class TextSource(Section):
     """Column of precomputed embeddings; when set, nothing is encoded."""
     ids_path: str | None = None
     """For .npy: file of ids, one a line."""
+    hub: HubSection = HubSection()
+
+
+class NamedSource(TextCorpus):
+    """One of several sources; its name goes to the column `source`."""
+
+    weight: Annotated[float, Field(gt=0)] | None = None
+    """Share of the mixture beside the others' weights; null takes all rows."""
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+    """Most rows of it; which ones is drawn from the seed."""
+
+
+class TextSource(TextCorpus):
+    """Source side: captions, or text embeddings made elsewhere."""
+
+    sources: dict[str, NamedSource] = {}
+    """Several sources by name, mixed, instead of a path."""
     passed_through: tuple[str, ...] = ()
     """Further columns copied to the output."""
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Normal form that captions are brought to before anything else."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> TextSource:
+        if not self.sources:
+            return self
+        fields = TextCorpus.model_fields
+        own = [name for name, field in fields.items() if getattr(self, name) != field.default]
+        if own:
+            raise ValueError(
+                f"{own[0]} stands beside text.sources; set it in each source "
+                f"(text.sources.NAME.{own[0]})"
+            )
+        for name, source in self.sources.items():
+            if not _SOURCE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"sources: the name {name!r} is not made of letters, digits, - and _ alone"
+                )
+            if source.path is None:
+                raise ValueError(f"sources.{name}.path is not set")
+        weighted = [name for name, source in self.sources.items() if source.weight is not None]
+        if weighted and len(weighted) < len(self.sources):
+            without = sorted(set(self.sources) - set(weighted))
+            raise ValueError(
+                f"sources.{without[0]} has no weight while {weighted[0]} has; give all or none"
+            )
+        if "source" in self.passed_through:
+            raise ValueError(
+                "passed_through: the column source holds the sources' names; leave it out"
+            )
+        return self
 
 
 class ImageSource(Section):
@@ -69,6 +135,7 @@ class ImageSource(Section):
     """Column of precomputed embeddings; when set, nothing is encoded."""
     ids_path: str | None = None
     """For .npy: file of ids, one a line."""
+    hub: HubSection = HubSection()
 
 
 class EncoderSection(Section):
@@ -127,6 +194,9 @@ class RejectsSection(Section):
     """A caption of more bytes (in UTF-8) is quarantined as too long."""
     truncated: Literal["keep", "reject"] = "keep"
     """Whether a caption that the encoder cuts at its context length is kept or quarantined."""
+    duplicate_texts: Literal["keep", "reject"] = "keep"
+    """Whether a caption that an earlier row has, but for case, spaces and Unicode form, is
+    quarantined; near duplicates are not looked for."""
     check_ids: bool = True
     """Look for ids that occur in several units; takes about 100 bytes a row in the driver."""
 

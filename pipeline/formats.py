@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["auto", "text", "jsonl", "csv", "parquet", "npy", "dataset"]
+Format = Literal["auto", "text", "jsonl", "csv", "parquet", "npy", "dataset", "datasets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,13 @@ FORMATS: dict[Format, FormatTraits] = {
     ),
     "npy": FormatTraits(endings=(".npy",), embeddings="always"),
     "dataset": FormatTraits(embeddings="always", columns=True),
+    "datasets": FormatTraits(texts=True, images=True, embeddings="named", columns=True),
 }
-"""All formats by name; `dataset` is one of our own folders."""
+"""All formats by name.
+
+`dataset` is one of our own folders; `datasets` is Hugging Face's library, whose data sets are copied
+to Parquet first.
+"""
 
 ENDINGS: dict[str, Format] = {
     ending: name for name, traits in FORMATS.items() for ending in traits.endings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import (
     DEMO_CAPTIONS,
@@ -11,13 +11,16 @@ from pipeline.config import (
     ConfigError,
     ImageSource,
     RunConfig,
+    TextCorpus,
     TextSource,
 )
 from pipeline.formats import FORMATS, file_format
 from pipeline.report.console import Reporter
+from pipeline.schema import ID, SOURCE
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
-from pipeline.storage.corpus import Corpus
+from pipeline.storage.corpus import Corpus, Part
+from pipeline.storage.hub_datasets import HubDataset, copied
 from pipeline.storage.manifest import Manifest, current_manifest
 from pipeline.storage.planning import Plan, plan
 
@@ -47,20 +50,32 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
     )
 
 
-def said_embeddings(side: TextSource | ImageSource) -> bool | None:
+def said_embeddings(side: TextCorpus | ImageSource) -> bool | None:
     """Return whether a side holds embeddings, by its settings or its path's ending alone.
 
     None where neither says; `Corpus.holds_embeddings` looks at the files.
     """
+    if isinstance(side, TextSource) and side.sources:
+        said = {said_embeddings(source) for source in side.sources.values()}
+        return said.pop() if len(said) == 1 else None
     if side.embedding_column is not None:
         return True
     found = side.format
     if found == "auto":
+        if side.path is not None and side.path.startswith("demo:"):
+            return False
         named = None if side.path is None else file_format(side.path)
         if named is None:
             return None
         found = named
     return FORMATS[found].embeddings == "always"
+
+
+def is_named(config: RunConfig, side: Side) -> bool:
+    """Return whether the configuration says where a side's rows come from."""
+    if side == "text" and config.text.sources:
+        return True
+    return (config.text if side == "text" else config.image).path is not None
 
 
 def truncation(config: RunConfig, side: Side) -> dict[str, bool]:
@@ -121,45 +136,116 @@ def demo_corpora(config: RunConfig, reporter: Reporter) -> DemoCorpora:
 
 
 def source_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
-    """Return the corpus of a side as the user named it.
+    """Return the corpus of a side as the user named it; a Hugging Face data set is copied first.
 
     Raises:
         ConfigError: when no path is set, or the other side's demo corpus is named.
+        ValueError: when a data set cannot be copied.
     """
-    section = config.text if side == "text" else config.image
-    path = section.path
+    if side == "image":
+        return _corpus(
+            config,
+            side,
+            config.image,
+            reporter,
+            image_column=config.image.image_column,
+        )
+    common: dict[str, Any] = {
+        "passed_through": config.text.passed_through,
+        "max_text_bytes": config.rejects.max_text_bytes,
+        "unicode": config.text.unicode,
+        "unique_texts": config.rejects.duplicate_texts == "reject",
+    }
+    if not config.text.sources:
+        column = config.text.text_column
+        return _corpus(config, side, config.text, reporter, text_column=column, **common)
+    parts = [
+        Part(
+            name=name,
+            corpus=_corpus(
+                config, side, source, reporter, name, text_column=source.text_column, **common
+            ),
+            weight=source.weight,
+            max_rows=source.max_rows,
+        )
+        for name, source in config.text.sources.items()
+    ]
+    return Corpus(
+        path="",
+        modality=side,
+        parts=tuple(parts),
+        seed=config.seed,
+        passed_through=(*config.text.passed_through, SOURCE),
+    )
+
+
+def _corpus(
+    config: RunConfig,
+    side: Side,
+    section: TextCorpus | ImageSource,
+    reporter: Reporter,
+    name: str | None = None,
+    **columns: Any,
+) -> Corpus:
+    """Return the corpus that one section names, `name` among several sources."""
+    path, found = section.path, section.format
+    key = side if name is None else f"{side}.sources.{name}"
     if path is None:
         example = "captions.txt" if side == "text" else "images.parquet"
-        raise ConfigError(f"{side}.path is not set; give it with --set {side}.path={example}")
+        raise ConfigError(f"{key}.path is not set; give it with --set {key}.path={example}")
     if path in (DEMO_CAPTIONS, DEMO_IMAGES):
         wanted = DEMO_CAPTIONS if side == "text" else DEMO_IMAGES
         if path != wanted:
-            raise ConfigError(f"{side}.path is {path}; the demo's {side} side is {wanted}")
+            raise ConfigError(f"{key}.path is {path}; the demo's {side} side is {wanted}")
         corpora = demo_corpora(config, reporter)
         path = str(corpora.captions if side == "text" else corpora.images)
     elif path.startswith("demo:"):
-        raise ConfigError(f"{side}.path is {path}; known are {DEMO_CAPTIONS} and {DEMO_IMAGES}")
-    if side == "text":
-        return Corpus(
-            path=path,
-            modality="text",
-            format=config.text.format,
-            id_column=config.text.id_column,
-            text_column=config.text.text_column,
-            embedding_column=config.text.embedding_column,
-            ids_path=config.text.ids_path,
-            passed_through=config.text.passed_through,
-            max_text_bytes=config.rejects.max_text_bytes,
-        )
+        raise ConfigError(f"{key}.path is {path}; known are {DEMO_CAPTIONS} and {DEMO_IMAGES}")
+    elif found == "datasets":
+        path, found = _copied(config, side, section, reporter, name, **columns), "parquet"
     return Corpus(
         path=path,
-        modality="image",
-        format=config.image.format,
-        id_column=config.image.id_column,
-        image_column=config.image.image_column,
-        embedding_column=config.image.embedding_column,
-        ids_path=config.image.ids_path,
+        modality=side,
+        format=found,
+        id_column=section.id_column,
+        embedding_column=section.embedding_column,
+        ids_path=section.ids_path,
+        **columns,
     )
+
+
+def _copied(
+    config: RunConfig,
+    side: Side,
+    section: TextCorpus | ImageSource,
+    reporter: Reporter,
+    name: str | None,
+    *,
+    passed_through: tuple[str, ...] = (),
+    text_column: str | None = None,
+    image_column: str | None = None,
+    **_: Any,
+) -> str:
+    """Return where a Hugging Face data set lies as Parquet, for all machines to read."""
+    assert section.path is not None
+    content = text_column if side == "text" else image_column
+    wanted, optional = [section.embedding_column or content, *passed_through], [content]
+    (optional if section.id_column == ID else wanted).append(section.id_column)
+    encoded = section.embedding_column is None
+    dataset = HubDataset(
+        path=section.path,
+        name=section.hub.name,
+        revision=section.hub.revision,
+        split=section.hub.split,
+        streaming=section.hub.streaming,
+        columns=tuple(one for one in wanted if one is not None),
+        optional=tuple(one for one in optional if one is not None),
+        image=image_column if encoded else None,
+    )
+    folder = output(config, "sources", side if name is None else f"{side}-{name}")
+    locations.check_writable(folder)
+    with reporter.counted(f"copying {dataset.shown}") as show:
+        return copied(dataset, folder, show)
 
 
 def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
@@ -168,8 +254,7 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
     Raises:
         ValueError: when the side has to be encoded first.
     """
-    section = config.text if side == "text" else config.image
-    source = None if section.path is None else source_corpus(config, side, reporter)
+    source = source_corpus(config, side, reporter) if is_named(config, side) else None
     if source is not None and source.holds_embeddings:
         return source
     root = embeddings_root(config, side)
@@ -202,6 +287,8 @@ def stored_embeddings(config: RunConfig, source: Corpus, source_plan: Plan) -> C
 
 def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
     passed = config.text.passed_through if side == "text" else ()
+    if side == "text" and config.text.sources:
+        passed = (*passed, SOURCE)
     root = embeddings_root(config, side)
     return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
 

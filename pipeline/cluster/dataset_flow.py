@@ -13,7 +13,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from pipeline import __version__
-from pipeline.cluster.duplicates import find_duplicate_ids, may_share_ids
+from pipeline.cluster.duplicates import find_duplicates, may_share_rows
 from pipeline.cluster.errors import user_error
 from pipeline.cluster.indexing import has_index, index_dataset, needs_index
 from pipeline.cluster.leases import take_lease
@@ -161,7 +161,11 @@ def _is_made_of_the_same(config: RunConfig, request: DatasetRequest, current: Ma
         # Units that lost rows have other keys, and who loses them hangs on the files' order, which
         # no digest of the plan tells: those are looked at.
         and {one.unit for one in current.receipts} == {unit.key for unit in request.plan.units}
-        and (current.ids_checked or not config.rejects.check_ids or not may_share_ids(request.plan))
+        and (
+            current.ids_checked
+            or not config.rejects.check_ids
+            or not may_share_rows(request.corpus, request.plan)
+        )
         and all(receipt.fingerprint == request.fingerprint for receipt in current.receipts)
         and whole(request.root, current.receipts)
         and (has_index(request.root, current) or not needs_index(request.kind))
@@ -186,7 +190,7 @@ def _all_receipts(
     flow = UnitFlow(config, request.name, request.corpus, len(units), reporter)
     try:
         if config.rejects.check_ids:
-            units, duplicates = find_duplicate_ids(
+            units, duplicates = find_duplicates(
                 request.corpus, request.plan, reporter, request.root, flow
             )
         receipts = dict(finished(request.root, units, request.fingerprint, known))

@@ -6,6 +6,7 @@ from pipeline.cluster.corpora import (
     Side,
     embeddings_root,
     encoder_options,
+    is_named,
     plan_corpus,
     source_corpus,
     truncation,
@@ -61,9 +62,9 @@ def encode(config: RunConfig, reporter: Reporter) -> list[FlowReport]:
         ValueError: when an input or the encoder cannot be used.
     """
     sides: list[Side] = []
-    if config.text.path is not None:
+    if is_named(config, "text"):
         sides.append("text")
-    if config.image.path is not None:
+    if is_named(config, "image"):
         sides.append("image")
     if not sides:
         raise ConfigError("neither text.path nor image.path is set; give one with --set")

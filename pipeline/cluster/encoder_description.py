@@ -33,10 +33,7 @@ def begin_description(config: RunConfig) -> bool:
     sides: list[TextSource | ImageSource] = [config.text]
     if config.aligner.path is None:
         sides.append(config.image)
-    encodes = any(
-        side.path is not None and (side.path.startswith("demo:") or said_embeddings(side) is False)
-        for side in sides
-    )
+    encodes = any(said_embeddings(side) is False for side in sides)
     if not encodes:
         return False
     options = encoder_options(config)

@@ -11,7 +11,7 @@ from pipeline.align.base import Aligner, MomentAligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.align.transports import SubspaceTransport
 from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
-from pipeline.cluster.duplicates import may_share_ids
+from pipeline.cluster.duplicates import may_share_rows
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
 from pipeline.config import RunConfig
@@ -252,7 +252,7 @@ def _moments(
 
 def _ids_root(config: RunConfig, side: FitSide) -> str | None:
     """Return where the ids of a text side are going to be asked for, None where they are not."""
-    if not config.rejects.check_ids or not may_share_ids(side.plan):
+    if not config.rejects.check_ids or not may_share_rows(side.corpus, side.plan):
         return None
     root = output(config, "dataset")
     locations.check_writable(root)

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.formats import Format
-from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT
+from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, SOURCE, TEXT
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, corpus_files
+from pipeline.storage.mixing import quotas
 from pipeline.storage.planning import Plan, plan
 from pipeline.storage.reading import read_unit
 from pipeline.storage.shards import embeddings_of
@@ -62,6 +63,8 @@ def read_sample(corpus: Corpus) -> Sample:
     Raises:
         ValueError: if it cannot be read, or its first files have no usable row.
     """
+    if corpus.parts:
+        return _mixed_sample(corpus)
     found, entries = corpus_files(corpus)
     pictures = corpus.modality == "image" and not corpus.holds_embeddings
     unit_rows = _UNIT_IMAGES if pictures else _UNIT_ROWS
@@ -91,6 +94,30 @@ def read_sample(corpus: Corpus) -> Sample:
         dimension=first.dimension,
         files=max(1, len(entries)),
         corpus_rows=counted,
+    )
+
+
+def _mixed_sample(corpus: Corpus) -> Sample:
+    """Return the first usable rows of each part, as many of each as the mixture has of them."""
+    samples = [read_sample(part.corpus) for part in corpus.parts]
+    counts = quotas(corpus.parts, [sample.corpus_rows for sample in samples])
+    share = min(sample.rows.num_rows / count for sample, count in zip(samples, counts, strict=True))
+    taken = [
+        sample.rows.slice(0, max(1, round(min(share, 1.0) * count)))
+        for sample, count in zip(samples, counts, strict=True)
+    ]
+    named = [
+        rows.append_column(SOURCE, pa.array([part.name] * rows.num_rows))
+        for rows, part in zip(taken, corpus.parts, strict=True)
+    ]
+    return Sample(
+        corpus=corpus,
+        format="auto",
+        rows=pa.concat_tables(named),
+        has_ids=any(sample.has_ids for sample in samples),
+        dimension=samples[0].dimension,
+        files=sum(sample.files for sample in samples),
+        corpus_rows=sum(counts),
     )
 
 
@@ -133,6 +160,8 @@ def write_sample(sample: Sample, folder: str, units: int, rows: int) -> dict[str
         write(sample, table, locations.join(folder, f"{number:05d}"), rows)
     corpus = sample.corpus
     settings: dict[str, Any] = {"path": folder, "ids_path": None}
+    if corpus.modality == "text":
+        settings["sources"] = {}
     if sample.rewritten:
         settings |= {"format": "parquet", "id_column": ID}
         settings |= {f"{corpus.modality}_column": TEXT if corpus.modality == "text" else IMAGE}

@@ -17,7 +17,7 @@ from pipeline.schema import ENVELOPE
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
 from pipeline.storage.corpus import Unit
-from pipeline.storage.duplicates import DuplicateIds
+from pipeline.storage.duplicates import Duplicates
 
 if TYPE_CHECKING:
     from pipeline.cluster.dataset_flow import DatasetRequest
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 _WHOLE_UNITS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
-def writing(
-    config: RunConfig, request: DatasetRequest, duplicates: DuplicateIds | None
-) -> Execution:
+def writing(config: RunConfig, request: DatasetRequest, duplicates: Duplicates | None) -> Execution:
     """Return the execution that turns units into shards; its rows hold `receipt` (JSON)."""
 
     def execute(units: Sequence[Unit], attempts: CountedAttempts) -> Iterable[Row]:

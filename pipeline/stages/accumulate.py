@@ -21,8 +21,8 @@ from pipeline.geometry.moments import MeanSum, Moments
 from pipeline.schema import REJECT
 from pipeline.stages.tensors import tensor_of
 from pipeline.storage.corpus import Corpus, Unit
-from pipeline.storage.duplicates import id_hashes
-from pipeline.storage.id_hashes import write_id_hashes
+from pipeline.storage.duplicates import row_hashes
+from pipeline.storage.id_hashes import looks_at_texts, write_id_hashes
 from pipeline.storage.reading import read_unit
 from pipeline.storage.shards import embeddings_of
 
@@ -201,7 +201,8 @@ class Accumulate:
         for unit in units:
             table = read_unit(self.corpus, unit, dimension=self.dimension)
             if self.ids_root is not None:
-                write_id_hashes(self.ids_root, self.corpus, unit, id_hashes(table))
+                hashes = row_hashes(table, texts=looks_at_texts(self.corpus))
+                write_id_hashes(self.ids_root, self.corpus, unit, hashes)
             embeddings = _good_embeddings(table)
             rows += embeddings.shape[0]
             if embeddings.shape[0]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.stages.envelope import Attempts, Envelope, FirstStage, Uncounted
 from pipeline.storage.corpus import Corpus
-from pipeline.storage.duplicates import DuplicateIds
+from pipeline.storage.duplicates import Duplicates
 from pipeline.storage.reading import read_unit
 
 
@@ -18,7 +18,7 @@ class ReadUnit(FirstStage):
 
     corpus: Corpus
     dimension: int | None = None
-    duplicate_ids: DuplicateIds | None = None
+    duplicates: Duplicates | None = None
     attempts: Attempts = field(default_factory=Uncounted)
 
     stage = "read"
@@ -31,6 +31,6 @@ class ReadUnit(FirstStage):
                 self.corpus,
                 envelope.unit,
                 dimension=self.dimension,
-                duplicate_ids=self.duplicate_ids,
+                duplicates=self.duplicates,
             )
         return envelope.seal(rows)

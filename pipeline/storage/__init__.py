@@ -7,7 +7,7 @@ from pipeline.storage.artifacts import (
 )
 from pipeline.storage.collection import Collection, collect, plan_collection
 from pipeline.storage.corpus import Corpus, Unit
-from pipeline.storage.duplicates import DuplicateIds, id_hashes
+from pipeline.storage.duplicates import Duplicates, SharedHashes, row_hashes
 from pipeline.storage.history import VersionSummary, describe, difference, rollback
 from pipeline.storage.manifest import Manifest, commit, open_manifest, versions
 from pipeline.storage.planning import Plan, SkippedFile, plan
@@ -26,11 +26,12 @@ from pipeline.storage.verification import Problem, VerificationReport, verify
 __all__ = [
     "Collection",
     "Corpus",
-    "DuplicateIds",
+    "Duplicates",
     "Manifest",
     "Plan",
     "Problem",
     "Receipt",
+    "SharedHashes",
     "SkippedFile",
     "Unit",
     "VerificationReport",
@@ -42,7 +43,6 @@ __all__ = [
     "difference",
     "embeddings_of",
     "finished",
-    "id_hashes",
     "open_manifest",
     "plan",
     "plan_collection",
@@ -50,6 +50,7 @@ __all__ = [
     "read_shard",
     "read_unit",
     "rollback",
+    "row_hashes",
     "shard_name",
     "verify",
     "versions",

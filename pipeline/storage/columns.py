@@ -212,12 +212,12 @@ def mark_broken_text(column: Any, rejects: Rejects) -> None:
                 rejects.mark_row(row, RejectReason.NOT_UTF8)
 
 
-def mark_repeated(ids: Any, rejects: Rejects) -> None:
-    """Mark good rows whose id (n,) an earlier good row has."""
-    rows = np.flatnonzero(rejects.good)
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    kept = ids if len(rows) == len(ids) else ids.take(pa.array(rows))
+def mark_repeated(values: Any, rejects: Rejects, reason: RejectReason) -> None:
+    """Mark good rows whose value (n,), an id or a caption, an earlier good row has; not nulls."""
+    rows = np.flatnonzero(rejects.good & _as_mask(pc.is_valid(values)))
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    kept = values if len(rows) == len(values) else values.take(pa.array(rows))
     encoded = kept.dictionary_encode()
     if len(encoded.dictionary) == len(rows):
         return
@@ -225,9 +225,9 @@ def mark_repeated(ids: Any, rejects: Rejects) -> None:
     _, first = np.unique(codes, return_index=True)
     repeated = np.ones(len(rows), dtype=np.bool_)
     repeated[first] = False
-    marked = np.zeros(len(ids), dtype=np.bool_)
+    marked = np.zeros(len(values), dtype=np.bool_)
     marked[rows[repeated]] = True
-    rejects.mark(marked, RejectReason.DUPLICATE_ID)
+    rejects.mark(marked, reason)
 
 
 def unit_rows(column: Any, rows: int, dimension: int, rejects: Rejects) -> npt.NDArray[np.float32]:

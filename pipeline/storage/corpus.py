@@ -13,14 +13,29 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.formats import ENDINGS, FORMATS, Format, file_format
+from pipeline.schema import SOURCE
 from pipeline.storage import locations
 from pipeline.storage.locations import FileEntry, redact_url
 
 MAX_TEXT_BYTES = 65_536
+_ADDED = frozenset({"unicode", "unique_texts", "parts", "seed"})
 _UNFIT_FOR_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED = frozenset(
     {schema.ID, schema.TEXT, schema.EMBEDDING, schema.REJECT, schema.ENVELOPE, "row", "content"}
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A corpus among several: its name, its share beside the others', and the most rows of it.
+
+    A `weight` of None takes all its rows, up to `max_rows`.
+    """
+
+    name: str
+    corpus: Corpus
+    weight: float | None = None
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +46,12 @@ class Corpus:
     `embedding_column` set means that rows carry embeddings (implied for npy and dataset).
     `ids_path` belongs to one .npy file: a text file, one id a line, or a .npy of strings; without
     it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived. A caption of
-    more than `max_text_bytes` bytes is rejected.
+    more than `max_text_bytes` bytes is rejected. `unicode` is the normal form that captions are
+    brought to. With `unique_texts` a caption that an earlier row has, but for case, spaces and
+    form, is rejected.
+
+    A corpus of `parts` is mixed from theirs: its rows are chosen by `seed` where parts are not
+    taken whole, and of its own it has no path and no columns but those passed through.
 
     Raises:
         ValueError: if fields contradict each other.
@@ -47,6 +67,10 @@ class Corpus:
     ids_path: str | None = None
     passed_through: tuple[str, ...] = ()
     max_text_bytes: int = MAX_TEXT_BYTES
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    unique_texts: bool = False
+    parts: tuple[Part, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.modality not in {"text", "image"}:
@@ -65,21 +89,52 @@ class Corpus:
 
     @property
     def shown(self) -> str:
-        """The path without credentials, for messages."""
+        """The path without credentials, for messages; of a mixed corpus the parts' names."""
+        if self.parts:
+            return f"the mixture of {locations.listed([part.name for part in self.parts])}"
         return redact_url(self.path)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What is read and how, JSON-able; the path is absolute and without credentials."""
-        path = redact_url(locations.absolute(self.path))
-        return {**dataclasses.asdict(self), "path": path, "passed_through": [*self.passed_through]}
+        fields = dataclasses.fields(self)
+        # What came later stands here only where it is used: what was made before stays valid.
+        values = {
+            one.name: getattr(self, one.name)
+            for one in fields
+            if one.name not in _ADDED or getattr(self, one.name) != one.default
+        }
+        values["passed_through"] = [*self.passed_through]
+        values["path"] = "" if self.parts else redact_url(locations.absolute(self.path))
+        if self.parts:
+            values["parts"] = [
+                {**vars(part), "corpus": part.corpus.identity} for part in self.parts
+            ]
+        return values
 
     @property
     def holds_embeddings(self) -> bool:
         """Whether rows carry embeddings; looks at the files if the format is to be found out."""
+        if self.parts:
+            return all(part.corpus.holds_embeddings for part in self.parts)
         if self.embedding_column is not None:
             return True
         return carries_embeddings(self, resolve_format(self))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of it lies on this machine's filesystem."""
+        return all(locations.is_local(one.path) for one in self.corpora)
+
+    @property
+    def corpora(self) -> tuple[Corpus, ...]:
+        """The corpora that have files: those of the parts, else itself."""
+        return tuple(part.corpus for part in self.parts) or (self,)
+
+    def of(self, unit: Unit) -> Corpus:
+        """Return the corpus that a unit was cut from: the part of its name, else itself."""
+        found = [part.corpus for part in self.parts if part.name == unit.part]
+        return found[0] if found else self
 
 
 def carries_embeddings(corpus: Corpus, found: Format) -> bool:
@@ -98,7 +153,8 @@ class Unit:
     the same types. `source_path` and its rows are set where the file is a shard of ours: what it
     was made from. `identity` is what the file (and its ids file) was known by when it was planned,
     None where nothing tells. `planned_key` is the key that the plan gave, where a later one stands
-    in `key`; "" where they are the same.
+    in `key`; "" where they are the same. `part` names the part of a mixed corpus; a unit that was
+    not taken whole has fewer `rows` than its slice.
     """
 
     key: str
@@ -119,6 +175,7 @@ class Unit:
     source_stop: int = 0
     identity: str | None = None
     planned_key: str = ""
+    part: str = ""
 
     @property
     def passed_through_schema(self) -> pa.Schema:
@@ -126,6 +183,15 @@ class Unit:
         if not self.passed_through:
             return pa.schema([])
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.passed_through)))
+
+    @property
+    def whole(self) -> Unit:
+        """The unit with all rows of its slice, as the file has them."""
+        whole = dataclasses.replace(self, rows=self.stop - self.start)
+        if not self.part:
+            return whole
+        own = pa.schema([one for one in self.passed_through_schema if one.name != SOURCE])
+        return dataclasses.replace(whole, passed_through=schema_text(own))
 
     def to_json(self) -> str:
         """Return the unit as one line of JSON."""
@@ -137,12 +203,19 @@ class Unit:
         return cls(**cast(dict[str, Any], json.loads(text)))
 
 
+def schema_text(schema: pa.Schema) -> str:
+    """Return an Arrow schema as base64 text."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+
+
 def resolve_format(corpus: Corpus) -> Format:
-    """Return the corpus's format, found out from its files if it is "auto".
+    """Return the corpus's format, found out from its files if it is "auto" (a mixed one stays so).
 
     Raises:
         ValueError: as `corpus_files` does.
     """
+    if corpus.parts:
+        return "auto"
     return corpus.format if corpus.format != "auto" else corpus_files(corpus)[0]
 
 

@@ -93,20 +93,19 @@ def read_csv(corpus: Corpus, unit: Unit) -> RawRows:
     if len(records) != unit.rows or combined(header, digest.close(unit.rows)) != unit.digest:
         raise changed(unit.path)
     rejects = Rejects(unit.rows)
+    rows: list[list[str] | None] = []
     for row, record in enumerate(records):
-        if record.fields is None or len(record.fields) != len(header):
+        fits = record.fields is not None and len(record.fields) == len(header)
+        rows.append(record.fields if fits else None)
+        if not fits:
             rejects.mark_row(row, RejectReason.MALFORMED)
 
     def column(name: str) -> pa.Array:
         place = header.index(name)
-        values = [
-            record.fields[place].encode("utf-8", "surrogateescape") if good else None
-            for record, good in zip(records, good_rows, strict=True)
-            if record.fields is not None or not good
-        ]
-        return pa.array(values, pa.binary())
+        values = (None if one is None else one[place] for one in rows)
+        raw = [None if one is None else one.encode("utf-8", "surrogateescape") for one in values]
+        return pa.array(raw, pa.binary())
 
-    good_rows = rejects.good.tolist()
     return RawRows(
         rejects=rejects,
         content=lambda row: records[row].data,

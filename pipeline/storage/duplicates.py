@@ -1,16 +1,17 @@
-"""Ids that several units have: found by 128-bit hashes, kept by the first unit in plan order."""
+"""Ids and captions that several units have, by 128-bit hashes: the first unit keeps them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.schema import ID, REJECT
+from pipeline.schema import ID, REJECT, TEXT
 from pipeline.storage.columns import Mask
 
 Hashes = npt.NDArray[np.uint64]
@@ -25,16 +26,35 @@ def hash_ids(ids: Sequence[str]) -> Hashes:
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64, copy=False)
 
 
-def id_hashes(table: pa.Table) -> Hashes:
-    """Return the hashes (n, 2) of the ids of a unit's good rows, in row order."""
-    return hash_ids(table.column(ID).filter(table.column(REJECT).is_null()).to_pylist())
+def row_hashes(table: pa.Table, *, texts: bool = False) -> Hashes:
+    """Return the hashes (n, 2) of the ids of a unit's good rows, in row order.
+
+    With `texts` (n, 4): those of their captions, as `normalised`, stand beside them; a row without
+    a caption is like no other.
+    """
+    good = table.column(REJECT).is_null()
+    names = table.column(ID).filter(good).to_pylist()
+    ids = hash_ids(names)
+    if not texts:
+        return ids
+    captions = table.column(TEXT).filter(good).to_pylist()
+    keys = [
+        f"id {name}" if text is None else f"text {normalised(text)}"
+        for name, text in zip(names, captions, strict=True)
+    ]
+    return np.hstack([ids, hash_ids(keys)])
+
+
+def normalised(text: str) -> str:
+    """Return a caption as two are compared: compatibility form, without case, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @dataclass(frozen=True, eq=False)
-class DuplicateIds:
-    """The ids seen in more than one unit, as sorted hashes (m, 2), and who keeps each.
+class SharedHashes:
+    """The hashes (m, 2) of what more than one unit has, sorted, and who keeps each.
 
-    `keepers` indexes `unit_keys` (m,). Small: ids of one unit only are not held.
+    `keepers` indexes `unit_keys` (m,). Small: what one unit only has is not held.
     """
 
     hashes: Hashes
@@ -42,12 +62,8 @@ class DuplicateIds:
     unit_keys: tuple[str, ...]
 
     @classmethod
-    def from_units(cls, units: Sequence[tuple[str, Hashes]]) -> DuplicateIds:
-        """Find the ids that several of the units (key, hashes (n, 2)) have.
-
-        The first unit in the order given keeps an id: give units whose shards are already written
-        first, then the others in plan order.
-        """
+    def from_units(cls, units: Sequence[tuple[str, Hashes]]) -> SharedHashes:
+        """Find what several of the units (key, hashes (n, 2)) have; the first of them keeps it."""
         arrays = [hashes for _, hashes in units]
         parts = [_shared(arrays, part) for part in range(1 << _PART_BITS)]
         owners = np.concatenate([part_owners for _, part_owners in parts])
@@ -61,8 +77,12 @@ class DuplicateIds:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    def renamed(self, keys: Mapping[str, str]) -> SharedHashes:
+        """Return the same with other keys for the units."""
+        return replace(self, unit_keys=tuple(keys[key] for key in self.unit_keys))
+
     def rejected(self, unit_key: str, hashes: Hashes) -> Mask:
-        """Return the mask (n,) of a unit's ids, given as hashes (n, 2), that another keeps."""
+        """Return the mask (n,) of a unit's hashes (n, 2) that another unit keeps."""
         mine = self.unit_keys.index(unit_key) if unit_key in self.unit_keys else -1
         rejected = np.zeros(len(hashes), dtype=np.bool_)
         places = np.searchsorted(self.hashes[:, 0], hashes[:, 0])
@@ -79,6 +99,42 @@ class DuplicateIds:
             rejected[pending[found]] = self.keepers[at[found]] != mine
             pending = pending[~found]
             places[pending] += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Duplicates:
+    """Ids that several units have, and captions (of rows that keep their id) if they are looked at.
+
+    Hashes are those of `row_hashes`.
+    """
+
+    ids: SharedHashes
+    texts: SharedHashes | None = None
+
+    @classmethod
+    def from_units(cls, units: Sequence[tuple[str, Hashes]]) -> Duplicates:
+        """Find the ids, and the captions if hashes are (n, 4), that several units have."""
+        ids = SharedHashes.from_units([(key, hashes[:, :2]) for key, hashes in units])
+        if not any(hashes.shape[1] > 2 for _, hashes in units):
+            return cls(ids)
+        left = [(key, hashes[~ids.rejected(key, hashes[:, :2])]) for key, hashes in units]
+        return cls(ids, SharedHashes.from_units([(key, hashes[:, 2:]) for key, hashes in left]))
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.texts is None else len(self.texts))
+
+    def rejected(self, unit_key: str, hashes: Hashes) -> tuple[Mask, Mask]:
+        """Return which rows (n,) of a unit lose their id, and which others their caption."""
+        by_id = self.ids.rejected(unit_key, hashes[:, :2])
+        by_text = np.zeros(len(hashes), dtype=np.bool_)
+        if self.texts is not None:
+            by_text[~by_id] = self.texts.rejected(unit_key, hashes[~by_id, 2:])
+        return by_id, by_text
+
+    def renamed(self, keys: Mapping[str, str]) -> Duplicates:
+        """Return the same with other keys for the units."""
+        texts = None if self.texts is None else self.texts.renamed(keys)
+        return Duplicates(self.ids.renamed(keys), texts)
 
 
 def _shared(arrays: Sequence[Hashes], part: int) -> tuple[Hashes, npt.NDArray[np.int64]]:

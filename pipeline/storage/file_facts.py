@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.formats import Format
 from pipeline.storage import locations
 from pipeline.storage.array_files import ids_file
-from pipeline.storage.corpus import Corpus
+from pipeline.storage.corpus import Corpus, schema_text
 from pipeline.storage.locations import FileEntry
 from pipeline.storage.receipts import parsed
 from pipeline.storage.slices import FileFacts, Slice, combined
@@ -143,11 +143,6 @@ def _to_json(found: FileFacts) -> dict[str, Any]:
             None if found.passed_through is None else schema_text(found.passed_through)
         ),
     }
-
-
-def schema_text(schema: pa.Schema) -> str:
-    """Return an Arrow schema as base64 text."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
 
 
 def _decoded(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The hashes of each unit's ids, kept beside a dataset: only new units are read for them."""
+"""The hashes of each unit's rows, kept beside a dataset: only new units are read for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READERS = 16
 
 def ids_name(corpus: Corpus, unit: Unit) -> str:
     """Return the name of a unit's file of hashes: its key, and what decides which rows are good."""
-    columns = dataclasses.asdict(corpus)
+    columns = dataclasses.asdict(corpus.of(unit))
     for place in ("path", "ids_path", "format"):
         del columns[place]  # the same content is the same wherever it lies
     rules = [REJECTING_VERSION, sorted(RejectReason), unit.dimension, columns]
@@ -32,7 +32,7 @@ def ids_name(corpus: Corpus, unit: Unit) -> str:
 
 
 def write_id_hashes(root: str, corpus: Corpus, unit: Unit, hashes: Hashes) -> None:
-    """Keep the hashes (n, 2) of a unit's good rows' ids in the dataset `root`.
+    """Keep the hashes (n, 2 or 4) of a unit's good rows in the dataset `root`.
 
     Raises:
         ValueError: if `root` cannot be written.
@@ -45,7 +45,7 @@ def write_id_hashes(root: str, corpus: Corpus, unit: Unit, hashes: Hashes) -> No
 
 
 def read_id_hashes(root: str, corpus: Corpus, units: Sequence[Unit]) -> dict[str, Hashes]:
-    """Return the kept hashes (n, 2) by unit key; units without any, or damaged ones, are left out.
+    """Return the kept hashes (n, 2 or 4) by unit key, without units that have none or damaged ones.
 
     Raises:
         ValueError: if `root` cannot be listed.
@@ -60,13 +60,24 @@ def read_id_hashes(root: str, corpus: Corpus, units: Sequence[Unit]) -> dict[str
         except (FileNotFoundError, ValueError):
             return None
         checksum, data = stored[:_CHECKSUM_BYTES], stored[_CHECKSUM_BYTES:]
-        if checksum != _checksum(name, data) or len(data) % 16:
+        if checksum != _checksum(name, data):
             return None
-        return np.frombuffer(data, dtype="<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+        return hashes_from(corpus, data)
 
     with ThreadPoolExecutor(_READERS) as pool:
         found = zip(wanted, pool.map(read, wanted), strict=True)
         return {unit.key: hashes for unit, hashes in found if hashes is not None}
+
+
+def hashes_from(corpus: Corpus, data: bytes) -> Hashes:
+    """Return the hashes of a unit's rows from their bytes: (n, 4) with those of captions."""
+    columns = 4 if looks_at_texts(corpus) else 2
+    return np.frombuffer(data, dtype="<u8").reshape(-1, columns).astype(np.uint64, copy=False)
+
+
+def looks_at_texts(corpus: Corpus) -> bool:
+    """Return whether captions that occur again are rejected."""
+    return any(one.unique_texts for one in corpus.corpora)
 
 
 def _checksum(name: str, data: bytes) -> bytes:

@@ -15,12 +15,19 @@ from pipeline.formats import FORMATS, Format
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.array_files import cut_npy, ids_file
-from pipeline.storage.corpus import Corpus, Unit, carries_embeddings, corpus_files
+from pipeline.storage.corpus import (
+    Corpus,
+    Unit,
+    carries_embeddings,
+    corpus_files,
+    schema_text,
+)
 from pipeline.storage.csv_files import cut_csv
-from pipeline.storage.file_facts import FactsCache, schema_text
+from pipeline.storage.file_facts import FactsCache
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
+from pipeline.storage.mixing import mixed_units
 from pipeline.storage.parquet_files import cut_parquet
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.slices import FileFacts, Slice, combined, identity_of
@@ -77,6 +84,8 @@ def plan(
     """
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be at least 1")
+    if corpus.parts:
+        return _mixed(corpus, rows_per_shard, on_unreadable_file, progress, cache, remember)
     found, entries = corpus_files(corpus)
     _check_fit(corpus, found)
     skipped: tuple[SkippedFile, ...] = ()
@@ -117,6 +126,44 @@ def plan(
         dimension=dimension,
         has_ids=has_ids,
         digest=combined(*sorted(units)),
+    )
+
+
+def _mixed(
+    corpus: Corpus,
+    rows_per_shard: int,
+    on_unreadable_file: Literal["fail", "skip"],
+    progress: Callable[[int, int], None] | None,
+    cache: str | None,
+    remember: bool,
+) -> Plan:
+    """Return the plan of a mixed corpus, each part's files remembered by themselves."""
+    plans = [
+        plan(
+            part.corpus,
+            rows_per_shard,
+            on_unreadable_file,
+            progress,
+            None if cache is None else f"{cache.removesuffix('.json')}-{part.name}.json",
+            remember,
+        )
+        for part in corpus.parts
+    ]
+    widths = {one.dimension for one in plans}
+    if len(widths) > 1:
+        raise ValueError(
+            f"{corpus.shown} has embeddings of several widths, or of some parts alone: "
+            f"{locations.listed([str(one.dimension or 'none') for one in plans])}"
+        )
+    units = mixed_units(corpus, [one.units for one in plans])
+    return Plan(
+        units=tuple(units),
+        duplicate_units=tuple(unit for one in plans for unit in one.duplicate_units),
+        skipped_files=tuple(file for one in plans for file in one.skipped_files),
+        rows=sum(unit.rows for unit in units),
+        dimension=widths.pop(),
+        has_ids=any(one.has_ids for one in plans),
+        digest=combined(*sorted(unit.key for unit in units)),
     )
 
 
@@ -317,4 +364,6 @@ def _key(corpus: Corpus, unit: Unit) -> str:
         ]
     if unit.format != "dataset":
         columns.append([_CHECKS, corpus.max_text_bytes])
+        if corpus.unicode != "none" or corpus.unique_texts:
+            columns.append([corpus.unicode, corpus.unique_texts])
     return combined("unit", unit.format, unit.digest, corpus.modality, unit.has_ids, columns)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.formats import Format
-from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
+from pipeline.schema import (
+    EMBEDDING,
+    ID,
+    IMAGE,
+    REJECT,
+    SOURCE,
+    TEXT,
+    RejectReason,
+    embedding_type,
+)
 from pipeline.storage.array_files import read_npy
 from pipeline.storage.columns import (
     CONTENT_BYTES,
@@ -26,9 +36,10 @@ from pipeline.storage.columns import (
 )
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
 from pipeline.storage.csv_files import read_csv
-from pipeline.storage.duplicates import DuplicateIds, hash_ids
+from pipeline.storage.duplicates import Duplicates, normalised, row_hashes
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
+from pipeline.storage.mixing import chosen_rows
 from pipeline.storage.parquet_files import read_parquet
 
 
@@ -37,30 +48,34 @@ def read_unit(
     unit: Unit,
     *,
     dimension: int | None = None,
-    duplicate_ids: DuplicateIds | None = None,
+    duplicates: Duplicates | None = None,
 ) -> pa.Table:
     """Return all rows of a unit in order: row, id, text or image or embedding, content, reject.
 
     `reject` is null for good rows, else a `RejectReason`; `content` holds the raw bytes of
     rejected rows, cut at 64 KiB. Embeddings come L2-normalised, as fixed_size_list<float32>[d]
-    with zeros in rejected rows; d is `dimension`, else the plan's. Passed-through columns follow.
-    `duplicate_ids` rejects ids that another unit keeps.
+    with zeros in rejected rows; d is `dimension`, else the plan's. Passed-through columns follow,
+    and the part of a mixed corpus as `source`. `duplicates` rejects what another unit keeps.
 
     Raises:
         ValueError: if the file cannot be read or was changed since it was planned.
     """
+    corpus = corpus.of(unit)
+    whole = unit.whole
     embeddings = carries_embeddings(corpus, unit.format)
     stored = unit.format == "dataset"  # its rows were checked when they were written
-    raw = _read(corpus, unit)
+    raw = _read(corpus, whole)
     rejects = raw.rejects
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {"row": pa.array(np.arange(unit.rows))}
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {"row": pa.array(np.arange(whole.rows))}
     if raw.ids is None:
-        columns[ID] = pa.array([f"{unit.digest[:16]}-{row:06d}" for row in range(unit.rows)])
+        columns[ID] = pa.array([f"{unit.digest[:16]}-{row:06d}" for row in range(whole.rows)])
     else:
         ids = checked_ids(raw.ids, rejects)
         columns[ID] = ids if stored else safe_ids(ids, rejects)
     if raw.text is not None:
         columns[TEXT] = decoded_text(raw.text, rejects)
+        if corpus.unicode != "none":
+            columns[TEXT] = pc.utf8_normalize(columns[TEXT], form=corpus.unicode)
         if not embeddings:
             rejects.mark(blank(columns[TEXT]), RejectReason.EMPTY)
         if corpus.modality == "text" and not stored:
@@ -70,15 +85,24 @@ def read_unit(
         sizes = pc.fill_null(pc.binary_length(raw.image), 0).to_numpy()
         rejects.mark(sizes == 0, RejectReason.UNDECODABLE_IMAGE)
     if embeddings:
-        columns[EMBEDDING] = _embedding_column(raw, unit, dimension or unit.dimension, rejects)
+        columns[EMBEDDING] = _embedding_column(raw, whole, dimension or unit.dimension, rejects)
     for name, column in raw.passed_through.items():
         mark_broken_text(column, rejects)
         columns[name] = column
+    if unit.part:
+        columns[SOURCE] = pa.array([unit.part]).take(pa.array(np.zeros(whole.rows, np.int64)))
     if raw.ids is not None:
-        _mark_duplicates(unit, columns[ID], rejects, duplicate_ids)
+        mark_repeated(columns[ID], rejects, RejectReason.DUPLICATE_ID)
+    if corpus.unique_texts and TEXT in columns:
+        texts = [None if one is None else normalised(one) for one in columns[TEXT].to_pylist()]
+        mark_repeated(pa.array(texts, pa.string()), rejects, RejectReason.DUPLICATE_TEXT)
+    if duplicates is not None and len(duplicates):
+        _mark_shared(unit, columns, rejects, duplicates)
     columns["content"] = _contents(raw)
     columns[REJECT] = rejects.to_arrow()
-    return pa.table(columns)
+    table = pa.table(columns)
+    places = chosen_rows(unit)
+    return table if places is None else table.take(pa.array(places))
 
 
 _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
@@ -111,20 +135,19 @@ def _embedding_column(
     )
 
 
-def _mark_duplicates(
-    unit: Unit,
-    ids: pa.Array | pa.ChunkedArray,
-    rejects: Rejects,
-    duplicate_ids: DuplicateIds | None,
+def _mark_shared(
+    unit: Unit, columns: dict[str, Any], rejects: Rejects, duplicates: Duplicates
 ) -> None:
-    mark_repeated(ids, rejects)
-    if duplicate_ids is None or not len(duplicate_ids):
-        return
+    """Mark the rows whose id, or else whose caption, another unit keeps."""
+    there = {name: columns[name] for name in (ID, TEXT) if name in columns}
+    table = pa.table({**there, REJECT: rejects.to_arrow()})
     good = np.flatnonzero(rejects.good)
-    hashes = hash_ids(ids.take(pa.array(good)).to_pylist())
-    mask = np.zeros(unit.rows, dtype=np.bool_)
-    mask[good] = duplicate_ids.rejected(unit.key, hashes)
-    rejects.mark(mask, RejectReason.DUPLICATE_ID)
+    hashes = row_hashes(table, texts=duplicates.texts is not None)
+    reasons = (RejectReason.DUPLICATE_ID, RejectReason.DUPLICATE_TEXT)
+    for lost, reason in zip(duplicates.rejected(unit.key, hashes), reasons, strict=True):
+        mask = np.zeros(table.num_rows, dtype=np.bool_)
+        mask[good[lost]] = True
+        rejects.mark(mask, reason)
 
 
 def _contents(raw: RawRows) -> pa.Array:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.schema import EMBEDDING, ID, QUARANTINE_SCHEMA, SCHEMA_VERSION
 from pipeline.storage import locations
-from pipeline.storage.duplicates import DuplicateIds, Hashes, hash_ids
+from pipeline.storage.duplicates import Hashes, SharedHashes, hash_ids
 from pipeline.storage.id_index import ShardIds
 from pipeline.storage.index_verification import index_problems
 from pipeline.storage.locations import StoreError, redact_url
@@ -355,7 +355,7 @@ def _check_quarantine(root: str, receipt: Receipt, findings: _Findings) -> None:
 
 def _shared_ids(shards: Sequence[ShardIds]) -> Iterator[tuple[str, int]]:
     """Yield (path, count) of the shards with ids that an earlier shard has."""
-    shared = DuplicateIds.from_units([(shard.path, shard.hashes) for shard in shards])
+    shared = SharedHashes.from_units([(shard.path, shard.hashes) for shard in shards])
     for shard in shards if len(shared) else []:
         count = int(shared.rejected(shard.path, shard.hashes).sum())
         if count:

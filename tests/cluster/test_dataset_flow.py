@@ -69,7 +69,7 @@ class TestFlow:
         first = correct(config)
         assert (first.added_units, first.removed_units, first.unchanged) == (UNITS, 0, False)
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.cluster.dataset_flow.find_duplicate_ids", None)
+            patch.setattr("pipeline.cluster.dataset_flow.find_duplicates", None)
             patch.setattr("pipeline.cluster.dataset_flow.finished", None)
             patch.setattr("pipeline.cluster.dataset_flow.UnitFlow", None)
             patch.setattr("pipeline.cluster.dataset_flow.writing", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.duplicates import find_duplicate_ids
+from pipeline.cluster.duplicates import find_duplicates
 from pipeline.cluster.units import UnitFlow
 from pipeline.config import parse_config
 from pipeline.report.console import Reporter
@@ -39,7 +39,7 @@ def test_only_new_units_are_hashed(
 ):
     root, reporter = tmp_path / "out", Reporter(quiet=True)
     planned = plan(corpus, 6)
-    units, duplicates = find_duplicate_ids(corpus, planned, reporter, str(root), flow(corpus))
+    units, duplicates = find_duplicates(corpus, planned, reporter, str(root), flow(corpus))
     assert duplicates is not None
     assert units != planned.units
     renamed = [one for one in zip(units, planned.units, strict=True) if one[0] != one[1]]
@@ -49,7 +49,7 @@ def test_only_new_units_are_hashed(
     assert len(first) == len(planned.units) == 6
     with monkeypatch.context() as patch:
         patch.setattr("ray.data.from_items", None)  # nothing is left for Ray
-        again, same = find_duplicate_ids(corpus, planned, reporter, str(root), flow(corpus))
+        again, same = find_duplicates(corpus, planned, reporter, str(root), flow(corpus))
     assert again == units
     assert same is not None
     assert same.unit_keys == duplicates.unit_keys
@@ -60,8 +60,8 @@ def test_only_new_units_are_hashed(
     (root / "ids" / min(first)).write_bytes(b"damaged")
     grown = plan(corpus, 6)
     modified = {name: (root / "ids" / name).stat().st_mtime_ns for name in first - {min(first)}}
-    warm, _ = find_duplicate_ids(corpus, grown, reporter, str(root), flow(corpus))
-    cold, _ = find_duplicate_ids(corpus, grown, reporter, str(tmp_path / "other"), flow(corpus))
+    warm, _ = find_duplicates(corpus, grown, reporter, str(root), flow(corpus))
+    cold, _ = find_duplicates(corpus, grown, reporter, str(tmp_path / "other"), flow(corpus))
     assert warm == cold
     assert len(kept(root) - first) == 1
     assert {name: (root / "ids" / name).stat().st_mtime_ns for name in modified} == modified

@@ -32,7 +32,7 @@ from pipeline.stages.envelope import Envelope
 from pipeline.stages.hash_ids import HashIds
 from pipeline.stages.read import ReadUnit
 from pipeline.stages.write import WriteShard
-from pipeline.storage import Corpus, Receipt, Unit, embeddings_of, id_hashes, plan, read_shard
+from pipeline.storage import Corpus, Receipt, Unit, embeddings_of, plan, read_shard, row_hashes
 from pipeline.storage.id_hashes import read_id_hashes
 from tests.align.clouds import SMALL
 from tests.align.clouds import clouds as tensor_clouds
@@ -206,8 +206,8 @@ def test_hashes_are_of_the_good_rows(captions: Corpus, tmp_path: Path):
     found = HashIds(captions, str(tmp_path / "out"))(row_of(unit))
     table, _ = Envelope.open(ReadUnit(captions)(row_of(unit)))
     assert found.column("unit").to_pylist() == [unit.key]
-    assert found.column("hashes")[0].as_py() == id_hashes(table).tobytes()
-    assert id_hashes(table).shape == (4, 2)
+    assert found.column("hashes")[0].as_py() == row_hashes(table).tobytes()
+    assert row_hashes(table).shape == (4, 2)
 
 
 def group_of(units: Any) -> pa.Table:

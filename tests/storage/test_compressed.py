@@ -56,7 +56,7 @@ def test_units_in_turn_unpack_a_file_once(tmp_path, opened):
     corpus = text_corpus(tmp_path)
     units = plan(corpus, 50).units
     texts = [read_unit(corpus, unit).column("text").to_pylist() for unit in units]
-    assert sum(texts, []) == CAPTIONS
+    assert [text for unit in texts for text in unit] == CAPTIONS
     assert len(opened) == 1
     backwards = [read_unit(corpus, unit).column("text").to_pylist() for unit in reversed(units)]
     assert backwards == texts[::-1]

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.storage import id_hashes, locations, plan, read_unit
+from pipeline.storage import locations, plan, read_unit, row_hashes
 from pipeline.storage.id_hashes import ids_name, read_id_hashes, write_id_hashes
 from tests.storage.samples import text_corpus, write_jsonl
 
@@ -16,7 +16,7 @@ def corpus(tmp_path):
 
 def kept(place, corpus):
     units = plan(corpus, 3).units
-    hashes = {unit.key: id_hashes(read_unit(corpus, unit)) for unit in units}
+    hashes = {unit.key: row_hashes(read_unit(corpus, unit)) for unit in units}
     for unit in units:
         write_id_hashes(place, corpus, unit, hashes[unit.key])
     return units, hashes

@@ -53,6 +53,14 @@ def test_text_lines(tmp_path):
     assert table.column("id")[3].as_py() == f"{unit.digest[:16]}-000003"
 
 
+@pytest.mark.parametrize(
+    ("form", "found"), [("none", "ﬁ e\u0301"), ("NFC", "ﬁ é"), ("NFKC", "fi é")]
+)
+def test_unicode_forms(tmp_path, form, found):
+    (tmp_path / "a.txt").write_text("ﬁ e\u0301\n", encoding="utf-8")
+    assert read_all(text_corpus(tmp_path, unicode=form)).column("text").to_pylist() == [found]
+
+
 def test_other_separators_stay_in_the_line(tmp_path):
     (tmp_path / "a.txt").write_bytes("a\u2028b\x85c\rd\te\n".encode())
     table = read_all(text_corpus(tmp_path))
@@ -326,7 +334,8 @@ def test_a_stored_dataset_is_not_checked_again(tmp_path):
 
 def test_every_reason_is_given_somewhere_above_or_to_json_lines():
     above = Path(__file__).read_text().partition("def test_every_reason")[0]
-    above += Path(__file__).with_name("test_line_files.py").read_text()
+    for name in ("test_line_files.py", "test_duplicates.py"):
+        above += Path(__file__).with_name(name).read_text()
     by_the_encoder = {"unencodable"}
     missing = {reason for reason in ALL_REASONS if f'"{reason}"' not in above}
     assert missing == by_the_encoder

@@ -1,0 +1,185 @@
+"""Hugging Face data sets, copied once to Parquet: one copy that every worker and every night read.
+
+A data set of the hub has no files that a worker elsewhere could be sent to slice by slice; a copy
+has, and it stays what it is when the hub can't be reached.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage import locations
+from pipeline.storage.locations import redact_url
+from pipeline.storage.slices import combined
+
+_MARK = "copied.json"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BATCH_ROWS = 1024
+_PART_BYTES = 128 * 2**20
+_GROUP_ROWS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset:
+    """A data set of the Hugging Face hub, or in a local folder (of files, or saved to disk).
+
+    `columns` must be there, `optional` are copied where they are; `image` names the one of images.
+    """
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    streaming: bool = True
+    columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    image: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The data set, its split and revision, for messages."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{redact_url(self.path)}{revision} ({self.split})"
+
+
+def copied(
+    dataset: HubDataset, folder: str, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """Return the folder, below `folder`, that holds a data set as Parquet; copies it if need be.
+
+    `progress` is called with the rows copied so far, twice. A copy is named by the data set's
+    commit, or by its local files' names, sizes and times, and made again when these change; copies
+    of what it was before are removed then.
+
+    Raises:
+        ValueError: if there is no such data set, split or column, or the hub does not answer.
+    """
+    read = {name: value for name, value in asdict(dataset).items() if name != "streaming"}
+    known = combined("copied", read, _state(dataset))[:16]
+    target = locations.join(folder, known)
+    if locations.exists(locations.join(target, _MARK)):
+        return target
+    rows = 0
+    for number, table in enumerate(_parts(_tables(dataset))):
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", row_group_size=_GROUP_ROWS)
+        locations.write_bytes(locations.join(target, f"{number:05d}.parquet"), sink.getvalue())
+        rows += table.num_rows
+        if progress is not None:
+            progress(rows, rows)
+    if not rows:
+        raise ValueError(f"{dataset.shown} has no row")
+    mark = {"dataset": redact_url(dataset.path), "rows": rows}
+    locations.write_bytes(locations.join(target, _MARK), json.dumps(mark).encode())
+    locations.remove_files(
+        entry.url for entry in locations.list_files(folder) if not entry.name.startswith(known)
+    )
+    return target
+
+
+def _state(dataset: HubDataset) -> Any:
+    """Return what changes when the data set does."""
+    local = Path(dataset.path).expanduser()
+    if local.is_dir():
+        files = sorted(path for path in local.rglob("*") if path.is_file())
+        states = [(str(path.relative_to(local)), path.stat()) for path in files]
+        return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+    if dataset.revision is not None and _COMMIT.fullmatch(dataset.revision):
+        return dataset.revision
+    from huggingface_hub import HfApi
+
+    with _explained(dataset):
+        return HfApi().dataset_info(dataset.path, revision=dataset.revision).sha
+
+
+def _tables(dataset: HubDataset) -> Iterator[pa.Table]:
+    """Yield the columns that are asked for, batch by batch, in order."""
+    # Here, not above: importing it takes a second, and few corpora need it.
+    import datasets
+
+    datasets.disable_progress_bars()
+    with _explained(dataset):
+        rows = _opened(dataset)
+        features = rows.features or {}
+        there = list(features)
+        missing = [name for name in dataset.columns if name not in there]
+        if missing:
+            raise ValueError(
+                f"{dataset.shown} has no column {locations.listed(missing)}; it has "
+                f"{locations.listed(there)}"
+            )
+        kept = [name for name in there if name in {*dataset.columns, *dataset.optional}]
+        rows = rows.select_columns(kept)
+        picture = datasets.Image(decode=False)
+        if dataset.image is not None and isinstance(features[dataset.image], datasets.Image):
+            rows = rows.cast_column(dataset.image, picture)
+        for table in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+            if dataset.image is not None and pa.types.is_struct(table.field(dataset.image).type):
+                place = table.schema.get_field_index(dataset.image)
+                stored = table.column(place).combine_chunks()
+                # Of images in files of their own a table holds the paths alone.
+                stored = picture.embed_storage(picture.cast_storage(stored)).field("bytes")
+                table = table.set_column(place, dataset.image, stored)
+            yield table.replace_schema_metadata(None)
+
+
+def _opened(dataset: HubDataset) -> Any:
+    import datasets
+
+    local = Path(dataset.path).expanduser()
+    if (local / "state.json").is_file():
+        return datasets.load_from_disk(str(local))
+    if (local / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(local / dataset.split))
+    found = datasets.load_dataset(
+        str(local) if local.is_dir() else dataset.path,
+        dataset.name,
+        revision=dataset.revision,
+        split=dataset.split,
+        streaming=dataset.streaming,
+    )
+    # What a stream holds, only its first rows tell where the data set itself says nothing.
+    return found._resolve_features() if found.features is None else found
+
+
+def _parts(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield tables of about as many bytes as a file should have."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.nbytes for one in waiting) >= _PART_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+@contextmanager
+def _explained(dataset: HubDataset) -> Iterator[None]:
+    """Turn what the libraries raise, nearly anything, into one line that names the data set."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError or dataset.shown not in str(error):
+            raise _unreadable(dataset, error) from error
+        raise
+    except Exception as error:
+        raise _unreadable(dataset, error) from error
+
+
+def _unreadable(dataset: HubDataset, error: Exception) -> ValueError:
+    line = redact_url((str(error).splitlines() or [""])[0] or type(error).__name__)
+    return ValueError(
+        f"the Hugging Face data set {dataset.shown} cannot be read: {line}; check its name, "
+        "revision and split, and the network, or name a local folder"
+    )
