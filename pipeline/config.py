@@ -346,7 +346,9 @@ def _explain(error: ValidationError) -> str:
             # The settings' messages begin with the key, or with their own section and the key.
             above, _, section = location.rpartition(".")
             message = str(problem["ctx"]["error"])
-            lines.append(f"{above if message.startswith(section) else location}.{message}")
+            lines.append(
+                f"{above if message.startswith((f'{section}.', f'{section} ', f'{section}:')) else location}.{message}"
+            )
         elif location == "align.method" and problem["input"] in PAIRED_METHODS:
             lines.append(
                 f"{location}: {problem['input']} is a diagnostic method that uses pairs; it runs "

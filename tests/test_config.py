@@ -152,6 +152,40 @@ def test_wrong_values_name_their_key(values: dict[str, Any], key: str):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ({"sources": {"a": {}}}, "text.sources.a.path is not set"),
+        ({"sources": {"a b": {"path": "x"}}}, "the name 'a b' is not made of letters"),
+        ({"sources": {"a": {"path": "x"}}, "path": "y"}, "text.path stands beside text.sources"),
+        (
+            {"sources": {"a": {"path": "x"}}, "text_column": "y"},
+            "text.text_column stands beside text.sources; set it in each source "
+            "(text.sources.NAME.text_column)",
+        ),
+        (
+            {"sources": {"a": {"path": "x", "weight": 1}, "b": {"path": "y"}}},
+            "text.sources.b has no weight while a has",
+        ),
+        ({"sources": {"a": {"path": "x"}}, "passed_through": ["source"]}, "text.passed_through"),
+        ({"sources": {"a": {"path": "x", "weigth": 1}}}, "text.sources.a.weigth"),
+    ],
+)
+def test_sources_that_cannot_be_mixed(text: dict[str, Any], said: str):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"text": text})
+    assert said in str(caught.value)
+
+
+def test_a_mixture_reads_back():
+    sources = {"a": {"path": "x", "weight": 1}, "b": {"path": "y", "weight": 2.5, "max_rows": 9}}
+    config = parse_config({"text": {"sources": sources}})
+    assert parse_config(config.to_mapping()) == config
+    assert apply_settings({}, ["text.sources.a.path=x"]) == {
+        "text": {"sources": {"a": {"path": "x"}}}
+    }
+
+
 def test_every_mistake_is_named_once():
     message = refused({"sead": 1, "units": {"rows_per_shard": 0}, "align": {"rank": "x"}})
     assert message.count(";") >= 2
