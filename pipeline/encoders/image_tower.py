@@ -61,9 +61,11 @@ class ImageTower:
         device: torch.device,
         precision: str,
         image_batch: int,
+        compile: bool,
     ) -> None:
         self.micro_batches = MicroBatches(image_batch)
-        self._model = model
+        # Sizes are all the same, but for the number of images in the last micro-batch.
+        self._forward = torch.compile(model.encode_image) if compile else model.encode_image
         self._preprocess = preprocess
         self._shortest_edge = shortest_edge
         self._dimension = dimension
@@ -110,9 +112,7 @@ class ImageTower:
         """Write the embeddings of `pixels` `(m, 3, height, width)` at their positions `(m,)`."""
 
         def forward(rows: NDArray[np.int64], _longest: int) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_image(
-                pixels[torch.from_numpy(rows)].to(self._device)
-            )
+            features: torch.Tensor = self._forward(pixels[torch.from_numpy(rows)].to(self._device))
             return features
 
         with (
