@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.encoders.compiling import compiled
 from pipeline.encoders.micro_batches import MicroBatches
 from pipeline.encoders.text_forwards import text_forward
 from pipeline.encoders.tokens import Tokenizer
@@ -41,8 +42,7 @@ class TextTower:
         self._dimension = dimension
         self._device = device
         self._bf16 = precision == "bf16"
-        # Rows and lengths vary from one micro-batch to the next.
-        self._compiled = torch.compile(self.forward.embed, dynamic=True) if compile else None
+        self._compiled = compiled(self.forward.embed, varying=(0, 1)) if compile else None
 
     def encode(self, texts: Sequence[str]) -> TextEncoding:
         """Return the embeddings of `texts`, in their order; the same call gives the same bits.
