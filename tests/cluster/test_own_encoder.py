@@ -60,7 +60,9 @@ from pathlib import Path
 import ray
 folder = Path(sys.argv[1])
 quiet = {"include_dashboard": False, "log_to_driver": False}
-ray.init(num_cpus=2, _temp_dir=sys.argv[2], **quiet)
+# What `ray job submit --working-dir` gives a job.
+along = {"working_dir": str(folder / "modules")}
+ray.init(num_cpus=2, _temp_dir=sys.argv[2], runtime_env=along, **quiet)
 from pipeline.cluster.encode import encode
 from pipeline.cluster.fit import fit
 from pipeline.cluster.nightly import nightly
@@ -124,11 +126,10 @@ def answer(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         nightly={"on_drift": "warn"},
     )
     write_config(folder / "config.yaml", values)
-    paths = [str(modules), str(Path(__file__).parents[2])]
     environment = {
         **os.environ,
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     environment.pop("RAY_ADDRESS", None)
     # Not below tmp_path: the path of a Unix socket may have 107 bytes.
