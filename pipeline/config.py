@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.align.settings import PAIRED_METHODS, AlignSettings
+from pipeline.encoders.settings import check_device, check_settings
 from pipeline.evaluation.downstream.settings import DownstreamSettings
 from pipeline.export.conversations import ConversationSettings
 from pipeline.formats import Format
@@ -142,15 +143,29 @@ class EncoderSection(Section):
     """The contrastive encoder."""
 
     model: str = "demo"
-    """open_clip architecture, `local-dir:/path`, or `demo` for the packaged encoder."""
+    """open_clip architecture, `local-dir:/path`, `demo` for the packaged encoder, or
+    `python:package.module:Class` for a class of your own."""
     pretrained: str | None = None
     """open_clip tag or weights file; `random` for seeded random weights (tests, benchmarks)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass; bf16 through autocast."""
+    compile: bool = False
+    """Run the towers through torch.compile, which takes each worker a minute at its start."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto (a GPU where there is one), cpu (which asks the cluster for none), cuda, or `cuda:N` of
+    the GPUs of one actor, counted from 0."""
     token_budget: Annotated[int, Field(ge=64)] = 16384
     """Tokens a text micro-batch may hold."""
     image_batch: Annotated[int, Field(ge=1)] = 64
     """Images in a micro-batch."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of a class of your own."""
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> EncoderSection:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        check_settings(vars(self), defaults)
+        return self
 
 
 class AlignerSection(Section):
@@ -293,6 +308,11 @@ class RunConfig(Section):
     downstream: DownstreamSettings = DownstreamSettings()
     demo: DemoSection = DemoSection()
 
+    @model_validator(mode="after")
+    def _check_device_and_gpus(self) -> RunConfig:
+        check_device(self.encoder.device, self.ray.gpus_per_actor)
+        return self
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the configuration as plain values, defaults included."""
         return self.model_dump(mode="json")
@@ -346,9 +366,9 @@ def _explain(error: ValidationError) -> str:
             # The settings' messages begin with the key, or with their own section and the key.
             above, _, section = location.rpartition(".")
             message = str(problem["ctx"]["error"])
-            lines.append(
-                f"{above if message.startswith((f'{section}.', f'{section} ', f'{section}:')) else location}.{message}"
-            )
+            own = message.startswith((f"{section}.", f"{section} ", f"{section}:"))
+            place = above if own else location
+            lines.append(f"{place}.{message}" if place else message)
         elif location == "align.method" and problem["input"] in PAIRED_METHODS:
             lines.append(
                 f"{location}: {problem['input']} is a diagnostic method that uses pairs; it runs "

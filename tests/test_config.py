@@ -22,6 +22,7 @@ from pipeline.config import (
     parse_config,
 )
 
+OWN = {"model": "python:package.module:Class"}
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -109,6 +110,31 @@ def test_nothing_near_is_not_guessed():
         ({"rejects": {"max_share": 1.5}}, "rejects.max_share"),
         ({"rejects": {"max_share": "1%"}}, "rejects.max_share"),
         ({"encoder": {"precision": "fp8"}}, "encoder.precision"),
+        ({"encoder": {"device": "gpu"}}, "encoder.device"),
+        ({"encoder": {"device": "cuda:"}}, "encoder.device"),
+        ({"encoder": {"compile": "yes"}}, "encoder.compile"),
+        ({"encoder": {"options": [1]}}, "encoder.options"),
+        ({"encoder": {"options": {"a": 1}}}, "encoder.options: these are for a class of your own"),
+        ({"encoder": {"model": "python:a.b"}}, "encoder.model: python:a.b is not of the form"),
+        ({"encoder": {"model": "python:a.b:"}}, "encoder.model: python:a.b: is not of the form"),
+        ({"encoder": {"model": "python:a/b:C"}}, "encoder.model: python:a/b:C is not of the form"),
+        ({"encoder": OWN | {"precision": "bf16"}}, "encoder.precision: a class of your own"),
+        ({"encoder": OWN | {"pretrained": "x"}}, "encoder.pretrained: a class of your own"),
+        ({"encoder": OWN | {"image_batch": 3}}, "encoder.image_batch: a class of your own"),
+        ({"encoder": OWN | {"options": {"device": "cpu"}}}, "encoder.options.device: set"),
+        (
+            {"encoder": {"device": "cpu"}, "ray": {"gpus_per_actor": 0.5}},
+            "ray.gpus_per_actor: 0.5 GPUs for an encoder.device that is cpu",
+        ),
+        ({"encoder": {"device": "cuda:1"}}, "encoder.device: cuda:1 is not among the GPUs of an"),
+        (
+            {"encoder": {"device": "cuda"}, "ray": {"gpus_per_actor": 0}},
+            "encoder.device: cuda is not among the GPUs of an actor",
+        ),
+        (
+            {"encoder": {"device": "cuda:2"}, "ray": {"gpus_per_actor": 2}},
+            "encoder.device: cuda:2 is not among the GPUs of an actor",
+        ),
         ({"output": {"dtype": "float64"}}, "output.dtype"),
         ({"text": {"path": 3}}, "text.path"),
         ({"text": {"passed_through": "conversations"}}, "text.passed_through"),
@@ -202,6 +228,30 @@ def test_a_mixing_may_be_learned_and_every_start_be_named():
 @pytest.mark.parametrize("rank", ["auto", 2, 64])
 def test_ranks_that_are_allowed(rank: Any):
     assert parse_config({"align": {"rank": rank}}).align.rank == rank
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus"),
+    [
+        *(("auto", gpus) for gpus in ("auto", 0, 0.5, 2)),
+        *(("cpu", gpus) for gpus in ("auto", 0)),
+        *(("cuda", gpus) for gpus in ("auto", 0.5, 1)),
+        ("cuda:0", "auto"),
+        ("cuda:1", 2),
+    ],
+)
+def test_devices_and_gpus_that_go_together(device: str, gpus: Any):
+    values = {"encoder": {"device": device}, "ray": {"gpus_per_actor": gpus}}
+    assert parse_config(values).encoder.device == device
+
+
+def test_a_class_of_ones_own_takes_options_and_a_device():
+    options = {"width": 8, "layers": [1, {"deep": None}]}
+    config = parse_config({"encoder": OWN | {"options": options, "device": "cuda"}})
+    assert config.encoder.options == options
+    assert parse_config(config.to_mapping()) == config
+    settings = ["encoder.model=python:mine:Encoder", "encoder.options.width=9"]
+    assert parse_config(apply_settings({}, settings)).encoder.options == {"width": 9}
 
 
 def test_an_integer_is_a_float():

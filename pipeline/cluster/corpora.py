@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Part
 from pipeline.storage.hub_datasets import HubDataset, copied
-from pipeline.storage.manifest import Manifest, current_manifest
+from pipeline.storage.manifest import Manifest, current_manifest, redacted
 from pipeline.storage.planning import Plan, plan
 
 if TYPE_CHECKING:
@@ -45,8 +46,11 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
         model=model,
         pretrained=pretrained,
         precision=section.precision,
+        compile=section.compile,
+        device=section.device,
         token_budget=section.token_budget,
         image_batch=section.image_batch,
+        options=json.dumps(section.options, sort_keys=True),
     )
 
 
@@ -305,11 +309,10 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
             return f"rejects.truncated ({truncated}, now {config.rejects.truncated})"
     if config.rejects.check_ids and not manifest.ids_checked:
         return "rejects.check_ids (False, now True)"
-    options = encoder_options(config)
-    for name in ("model", "pretrained", "precision"):
-        before, now = manifest.encoder.get(name), getattr(options, name)
+    for name, now in redacted(encoder_options(config).said).items():
+        before = manifest.encoder.get(name)
         if before != now:
-            return f"encoder.{name} ({before}, now {now})"
+            return f"encoder.{'model' if name == 'class' else name} ({before}, now {now})"
     return None
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 
 from pipeline.align.training import one_thread
 from pipeline.cluster.corpora import demo_corpora, encoder_options
@@ -23,7 +24,6 @@ def encode_pairs(config: RunConfig, reporter: Reporter) -> Pairs:
     captions = [json.loads(line)[TEXT] for line in lines]
     encoder = encoder_options(config).build()
     with one_thread():  # as in the actors
-        return Pairs(
-            image=encoder.encode_images(images).embeddings.cpu(),
-            text=encoder.encode_texts(captions).embeddings.cpu(),
-        )
+        image, _ = encoder.encode_images(images)
+        text, _ = encoder.encode_texts(captions)
+    return Pairs(image=torch.as_tensor(image).cpu(), text=torch.as_tensor(text).cpu())

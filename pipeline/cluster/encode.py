@@ -45,7 +45,7 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
             "encode",
             SCHEMA_VERSION,
             encoder["fingerprint"],
-            encoder["precision"],
+            encoder.get("precision", ""),
             dtype,
             *truncation(config, side),
         ),

@@ -12,6 +12,7 @@ from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.align.transports import SubspaceTransport
 from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
 from pipeline.cluster.duplicates import may_share_rows
+from pipeline.cluster.encoder_description import is_by_encoder_of_now
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
 from pipeline.config import RunConfig
@@ -82,6 +83,12 @@ class FitSide:
 def fit_side(config: RunConfig, side: Side, reporter: Reporter) -> FitSide:
     """Find and plan a side's embeddings; raises ValueError when there are none."""
     corpus = embedding_corpus(config, side, reporter)
+    if not is_by_encoder_of_now(config, corpus):
+        raise ValueError(
+            f"the {side} embeddings at {locations.redact_url(corpus.path)} were made by another "
+            f"{config.encoder.model}, of another fingerprint; run `anisoalign encode` with this "
+            "configuration first"
+        )
     plan = plan_corpus(config, corpus, f"{side} embeddings", reporter)
     return FitSide(side, corpus, plan, encoder_of(corpus))
 

@@ -37,16 +37,29 @@ class Supply:
     most: Mapping[str, float] | None = None
 
 
+def asked_gpus(config: RunConfig) -> tuple[float | None, str]:
+    """Return the GPUs of an actor that encodes, and the key that says so; None takes what is there.
+
+    The encoder on the CPU leaves the GPUs to others, also where embeddings are corrected alone.
+    """
+    gpus, device = config.ray.gpus_per_actor, config.encoder.device
+    if gpus != "auto":
+        return gpus, f"ray.gpus_per_actor {gpus:g}"
+    if device == "auto":
+        return None, ""
+    return float(device != "cpu"), f"encoder.device {device}"
+
+
 def demands(config: RunConfig, command: str) -> list[Demand]:
     """Return what the configuration asks for in so many words; `auto` takes what is there."""
     found = []
     section, train = config.ray, config.train
-    if section.gpus_per_actor != "auto" and section.gpus_per_actor > 0:
+    gpus, keys = asked_gpus(config)
+    if gpus:
         actors = 1 if section.encode_actors == "auto" else section.encode_actors
-        keys = f"ray.gpus_per_actor {section.gpus_per_actor:g}"
         if section.encode_actors != "auto":
             keys = f"ray.encode_actors {actors} x {keys}"
-        found.append(Demand("GPU", actors * section.gpus_per_actor, keys))
+        found.append(Demand("GPU", actors * gpus, keys))
     if command == DOWNSTREAM:
         gpus = config.downstream.gpus_per_trial
         return [Demand("GPU", gpus, f"downstream.gpus_per_trial {gpus:g}")] if gpus else []

@@ -11,6 +11,7 @@ import ray
 from pipeline.cluster.attempts import attempt_counter
 from pipeline.cluster.encoder_description import begin_description
 from pipeline.cluster.ray_start import start_ray, starts_here, warm_workers
+from pipeline.cluster.resources import asked_gpus
 from pipeline.config import RunConfig
 
 # Actors, reads and writes have to fit on one CPU together, or readers starve behind idle actors.
@@ -66,9 +67,9 @@ def embed_workers(config: RunConfig, units: int) -> EmbedWorkers:
         ValueError: when the cluster has not the GPUs that are asked for.
     """
     resources = ray.cluster_resources()
-    gpus = float(resources.get("GPU", 0) >= 1)
-    if config.ray.gpus_per_actor != "auto":
-        gpus = config.ray.gpus_per_actor
+    gpus, key = asked_gpus(config)
+    if gpus is None:
+        gpus = float(resources.get("GPU", 0) >= 1)
     if config.ray.encode_actors != "auto":
         size = config.ray.encode_actors
     elif gpus:
@@ -77,7 +78,5 @@ def embed_workers(config: RunConfig, units: int) -> EmbedWorkers:
         size = max(1, int(resources.get("CPU", 1)))
     if gpus and starts_here(config.ray.address) and not resources.get("GPU"):
         # A cluster may show no GPU before the first is asked for; this machine will not grow one.
-        raise ValueError(
-            f"ray.gpus_per_actor is {gpus:g}, but this machine has no GPU; set it to 0 or auto"
-        )
+        raise ValueError(f"{key}, but this machine has no GPU; set it to auto")
     return EmbedWorkers(min(size, max(1, units)), gpus)

@@ -18,7 +18,7 @@ from pipeline.cluster.corpora import (
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import encode_side
-from pipeline.cluster.encoder_description import described_encoder
+from pipeline.cluster.encoder_description import described_encoder, is_by_encoder_of_now
 from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of, existing_aligner
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
@@ -64,6 +64,8 @@ def synthesize(
     plan = plan_corpus(config, corpus, "text", reporter)
     if not corpus.holds_embeddings:
         found = stored_embeddings(config, corpus, plan)
+        if found is not None and not is_by_encoder_of_now(config, found):
+            found = None
         if found is None and exact:
             # mu-hat needs a look at every embedding before the first is written: store them.
             encode_side(config, "text", reporter)

@@ -40,7 +40,8 @@ def writing(config: RunConfig, request: DatasetRequest, duplicates: Duplicates |
             if model is not None and name in request.embed
         }
         workers = embed_workers(config, len(units))
-        given = {**request.embed, **made_by, "threads": workers.threads}
+        device = config.encoder.device
+        given = {**request.embed, **made_by, "device": device, "threads": workers.threads}
         rows = [{ENVELOPE: unit.to_json()} for unit in units]
         # One block a unit and no target block size: one unit, one block, one batch, to the end.
         # Tasks and actors whose process dies are tried again without end, Ray Data's default: the

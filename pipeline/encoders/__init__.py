@@ -1,4 +1,4 @@
-"""open_clip towers: captions and images in, embeddings out.
+"""Encoders, open_clip's and others: captions and images in, embeddings out.
 
 The names below are imported on first use, so that `import pipeline.encoders` loads neither torch
 nor open_clip.
@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.encoders.files import quick_identity
     from pipeline.encoders.image_tower import ImageEncoding
+    from pipeline.encoders.interface import CLASS, Encoder
     from pipeline.encoders.open_clip_encoder import OpenClipEncoder
     from pipeline.encoders.text_tower import TextEncoding
 
-__all__ = ["ImageEncoding", "OpenClipEncoder", "TextEncoding", "quick_identity"]
+__all__ = [
+    "CLASS",
+    "Encoder",
+    "ImageEncoding",
+    "OpenClipEncoder",
+    "TextEncoding",
+    "quick_identity",
+]
 
 _MODULES = {
+    "CLASS": "interface",
+    "Encoder": "interface",
     "ImageEncoding": "image_tower",
     "OpenClipEncoder": "open_clip_encoder",
     "TextEncoding": "text_tower",

@@ -18,10 +18,11 @@ def quick_identity(model: str, pretrained: str | None) -> list[object]:
     Of files the sizes and times; of a tag its name, whose weights are fixed.
     """
     folder = DEMO_FOLDER if model == DEMO else Path(model.removeprefix(LOCAL_DIR)).expanduser()
-    named = [folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)] if folder.is_dir() else []
+    # All of a folder: tokenizers and towers have files of their own beside config and weights.
+    named = sorted(folder.iterdir()) if folder.is_dir() else []
     if pretrained is not None and Path(pretrained).is_file():
         named.append(Path(pretrained))
-    states = [file_state(path) for path in named if path.is_file()]
+    states = [(path.name, *file_state(path)) for path in named if path.is_file()]
     return [model, pretrained, states, version("torch"), version("open_clip_torch")]
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.encoders.compiling import Forward, compiled
 from pipeline.encoders.micro_batches import MicroBatches
 
 # PIL would also try formats that start other programs (EPS runs Ghostscript); these don't.
@@ -61,9 +62,11 @@ class ImageTower:
         device: torch.device,
         precision: str,
         image_batch: int,
+        compile: bool,
     ) -> None:
         self.micro_batches = MicroBatches(image_batch)
-        self._model = model
+        encode: Forward = model.encode_image
+        self._forward = compiled(encode, varying=(0,)) if compile else encode
         self._preprocess = preprocess
         self._shortest_edge = shortest_edge
         self._dimension = dimension
@@ -110,10 +113,7 @@ class ImageTower:
         """Write the embeddings of `pixels` `(m, 3, height, width)` at their positions `(m,)`."""
 
         def forward(rows: NDArray[np.int64], _longest: int) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_image(
-                pixels[torch.from_numpy(rows)].to(self._device)
-            )
-            return features
+            return self._forward(pixels[torch.from_numpy(rows)].to(self._device))
 
         with (
             torch.inference_mode(),

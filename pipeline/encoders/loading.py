@@ -15,6 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.hf_model import HFTextEncoder
 
 from pipeline.encoders.files import (
     CONFIG_FILE,
@@ -54,6 +55,7 @@ class LoadedModel:
     preprocess_config: dict[str, Any]
     source: ModelSource
     weights_state: tuple[int, int] | None
+    hugging_face_config: dict[str, Any] | None
 
     def fingerprint(self) -> str:
         """Return the sha256 (hex) of config, preprocessing, tokenizer and weights.
@@ -64,14 +66,23 @@ class LoadedModel:
             ValueError: if the weights' file changed since the model was loaded.
         """
         identity = {
-            "model": self.source.config,
+            "model": self._config_without_places(),
             "preprocess": self.preprocess_config,
             "tokenizer": vocabulary(self.tokenizer),
             "context_length": self.tokenizer.context_length,
             "weights": self._weights_digest(),
         }
+        if self.hugging_face_config is not None:
+            identity["text tower"] = self.hugging_face_config
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _config_without_places(self) -> dict[str, Any]:
+        """Return the config; where a Hugging Face tower's own lies is not part of what it is."""
+        text = dict(self.source.config["text_cfg"])
+        if Path(text.get("hf_model_name") or "").is_absolute():
+            text["hf_model_name"] = ""
+        return {**self.source.config, "text_cfg": text}
 
     def _weights_digest(self) -> str:
         path = self.source.weights
@@ -139,7 +150,20 @@ def load(source: ModelSource) -> LoadedModel:
         preprocess_config=dict(model.visual.preprocess_cfg),
         source=source,
         weights_state=weights_state,
+        hugging_face_config=_hugging_face_config(model),
     )
+
+
+def _hugging_face_config(model: Any) -> dict[str, Any] | None:
+    """Return what of a Hugging Face text tower's config decides its output; None without one."""
+    tower = getattr(model, "text", None)
+    if not isinstance(tower, HFTextEncoder):
+        return None
+    # What differs from the defaults alone: releases of transformers add keys.
+    said: dict[str, Any] = tower.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        said.pop(name, None)
+    return said
 
 
 def keep_towers(model: Any, towers: tuple[str, ...]) -> None:

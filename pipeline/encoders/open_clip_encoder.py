@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from io import BytesIO
 from typing import Any
 
 import torch
+from PIL import Image
 
+from pipeline.encoders.devices import find_device
 from pipeline.encoders.image_tower import ImageEncoding, ImageTower
 from pipeline.encoders.loading import find_source, keep_towers, load
 from pipeline.encoders.text_tower import TextEncoding, TextTower
@@ -26,6 +29,8 @@ class OpenClipEncoder:
         pretrained: for an architecture, open_clip's tag of weights, a weights file, or `random`:
             untrained weights, the same each time, for tests and benchmarks only.
         precision: `fp32`, or `bf16` for autocast to bfloat16. Embeddings are float32 either way.
+        compile: whether the towers' forward goes through `torch.compile`; the first captions and
+            images are encoded at once then, so that what is wrong with it is found here.
         device: a torch device, or `auto`: the first GPU if there is one.
         token_budget: the most tokens, padding included, in one forward of the text tower.
         image_batch: the most images in one forward of the image tower.
@@ -44,13 +49,14 @@ class OpenClipEncoder:
         pretrained: str | None = None,
         *,
         precision: str = "fp32",
+        compile: bool = False,
         device: str = "auto",
         token_budget: int = 16384,
         image_batch: int = 64,
         towers: Sequence[str] = TOWERS,
     ) -> None:
         _check_arguments(precision, token_budget, image_batch, towers)
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self._loaded = load(find_source(model, pretrained))
         self._model, self._pretrained, self._precision = model, pretrained, precision
         self._text_tower: TextTower | None = None
@@ -65,6 +71,7 @@ class OpenClipEncoder:
                 device=self.device,
                 precision=precision,
                 token_budget=token_budget,
+                compile=compile,
             )
         if "image" in towers:
             size = self._loaded.preprocess_config["size"]
@@ -76,7 +83,10 @@ class OpenClipEncoder:
                 device=self.device,
                 precision=precision,
                 image_batch=image_batch,
+                compile=compile,
             )
+        if compile:
+            self._compile()
 
     @property
     def dimension(self) -> int:
@@ -92,9 +102,8 @@ class OpenClipEncoder:
         """
         return self._loaded.fingerprint()
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a manifest says of the encoder, JSON-able; holds the fingerprint."""
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest says of the encoder, JSON-able; holds the fingerprint."""
         return {
             "model": self._model,
             "pretrained": self._pretrained,
@@ -126,6 +135,25 @@ class OpenClipEncoder:
             raise ValueError(f"encoder {self._model!r} was made without its image tower")
         return self._image_tower.encode(images)
 
+    def _compile(self) -> None:
+        """Encode two of each, since it is the first forward that compiles."""
+        blank = BytesIO()
+        Image.new("RGB", (8, 8)).save(blank, format="PNG")
+        try:
+            if self._text_tower is not None:
+                self._text_tower.encode(["a caption"] * 2)
+            if self._image_tower is not None:
+                self._image_tower.encode([blank.getvalue()] * 2)
+        except torch.OutOfMemoryError:
+            raise
+        # Of the compilers that torch calls, each fails in its own way.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(
+                f"encoder.compile: torch.compile failed on {self._model} ({reason}); it needs a "
+                "C++ compiler; set encoder.compile to false to go without"
+            ) from error
+
 
 def _check_arguments(
     precision: str, token_budget: int, image_batch: int, towers: Sequence[str]
@@ -137,15 +165,3 @@ def _check_arguments(
             raise ValueError(f"encoder.{name}: {value} is not a positive number")
     if not towers or set(towers) - set(TOWERS):
         raise ValueError(f"towers: {list(towers)} is not a choice of {', '.join(TOWERS)}")
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: {name!r} is no torch device; try auto, cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: there is no GPU {name!r} here; use auto or cpu")
-    return device

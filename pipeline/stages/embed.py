@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pipeline.align.base import Aligner
 from pipeline.align.registry import load_aligner
+from pipeline.encoders.class_encoder import WrongEmbeddingsError
+from pipeline.encoders.devices import find_device
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import Attempts, DeviceLostError, Envelope, Uncounted, UnitStage
@@ -46,11 +48,12 @@ class Embed(UnitStage):
         encoder_fingerprint: str | None = None,
         aligner_fingerprint: str | None = None,
         embeddings_dtype: str = "float16",
+        device: str = "auto",
         reject_truncated: bool = False,
         threads: int | None = None,
         attempts: Attempts | None = None,
     ) -> None:
-        """Load the encoder and the aligner (an artifact's URL).
+        """Load the encoder and the aligner (an artifact's URL), the aligner on the device.
 
         Raises:
             ValueError: when they cannot be loaded, or are not those of the fingerprints given: a
@@ -64,12 +67,11 @@ class Embed(UnitStage):
         self._embeddings_dtype = embeddings_dtype
         self._reject_truncated = reject_truncated
         self._encoder = encoder.build(modality) if encoder else None
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = self._encoder.device if self._encoder else torch.device(default)
+        self._device = find_device(device)
         self._aligner = load_aligner(aligner).to(self._device) if aligner else None
         if self._encoder is not None and encoder_fingerprint is not None:
             assert encoder is not None
-            found = self._encoder.description["fingerprint"]
+            found = self._encoder.describe()["fingerprint"]
             _check_unchanged(f"encoder {encoder.model}", found, encoder_fingerprint)
         if self._aligner is not None and aligner_fingerprint is not None:
             assert aligner is not None
@@ -85,7 +87,7 @@ class Embed(UnitStage):
         """
         try:
             return envelope.seal(self._embedded(table, envelope))
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, WrongEmbeddingsError):
             raise
         except Exception as error:
             if not self._works():
@@ -152,11 +154,11 @@ class Embed(UnitStage):
     def _encode(self, inputs: Sequence[Any]) -> tuple[Embeddings, Mask]:
         """Return embeddings (n, d) and which texts were cut, or which images are undecodable."""
         assert self._encoder is not None
-        if self._modality == "text":
-            texts = self._encoder.encode_texts(inputs)
-            return texts.embeddings.cpu().numpy(), texts.truncated
-        images = self._encoder.encode_images(inputs)
-        return images.embeddings.cpu().numpy(), images.undecodable
+        encode = (
+            self._encoder.encode_texts if self._modality == "text" else self._encoder.encode_images
+        )
+        embeddings, noted = encode(inputs)
+        return torch.as_tensor(embeddings).cpu().numpy(), noted
 
     def _works(self) -> bool:
         """Return whether the device, and the encoder on a row it has encoded before, still work."""

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.encoders.class_encoder import WrongEmbeddingsError
+
 Encoding = TypeVar("Encoding")
 Mask = npt.NDArray[np.bool_]
 
@@ -33,12 +35,13 @@ def encode_without_poison(
 
     Raises:
         torch.OutOfMemoryError: if one row alone doesn't fit; a row is not to blame for that.
+        WrongEmbeddingsError: at once; no row is to blame for that either.
         Exception: what `encode` raised, when more rows fail alone than `poison_limit`, or rows
             fail that were found to be good.
     """
     try:
         return encode(inputs), np.zeros(len(inputs), dtype=np.bool_)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, WrongEmbeddingsError):
         raise
     except Exception as error:
         first = error
@@ -50,7 +53,7 @@ def encode_without_poison(
             try:
                 encode(inputs[start:stop])
                 continue
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, WrongEmbeddingsError):
                 raise
             except Exception:
                 pass

@@ -21,7 +21,7 @@ def config(output: Path, **values: Any) -> RunConfig:
 
 def test_a_worker_says_what_the_encoder_says(local_ray: None, tmp_path: Path) -> None:
     found = described_encoder(config(tmp_path))
-    assert found == OpenClipEncoder("demo", towers=("text",)).description
+    assert found == OpenClipEncoder("demo", towers=("text",)).describe()
     assert json.loads((tmp_path / "plans/encoder.json").read_text())["description"] == found
 
 

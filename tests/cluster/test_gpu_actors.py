@@ -24,10 +24,14 @@ from pipeline.report.console import Reporter
 config = load_config(sys.argv[1])
 with ray_session(config):
     pool = embed_workers(config, 10)
+    on_cpu = embed_workers(load_config(sys.argv[1], ["encoder.device=cpu"]), 10)
+    on_gpu = embed_workers(load_config(sys.argv[1], ["encoder.device=cuda"]), 10)
     summary = run(config, Reporter(quiet=True))
 ray.shutdown()
 with open(sys.argv[2], "w") as file:
-    json.dump({"size": pool.size, "gpus": pool.gpus, "rows": summary["rows"]}, file)
+    found = {"size": pool.size, "gpus": pool.gpus, "rows": summary["rows"]}
+    devices = {"cpu": [on_cpu.size, on_cpu.gpus], "cuda": [on_gpu.size, on_gpu.gpus]}
+    json.dump(found | devices, file)
 """
 
 
@@ -44,7 +48,10 @@ def test_units_stay_whole_through_actors_with_a_gpu(
         check=True,
         timeout=300,
     )
-    assert json.loads(answer.read_text()) == {"size": 1, "gpus": 1.0, "rows": 120}
+    said = json.loads(answer.read_text())
+    assert (said["size"], said["gpus"], said["rows"]) == (1, 1.0, 120)
+    # An encoder on the CPU leaves the GPU alone; one that needs a GPU has it.
+    assert (said["cpu"], said["cuda"]) == ([2, 0.0], [1, 1.0])
     manifest = open_manifest(str(tmp_path / "run" / "dataset"))
     assert sorted(receipt.rows for receipt in manifest.receipts) == [20, 50, 50]
     assert verify(str(tmp_path / "run" / "dataset")).problems == ()

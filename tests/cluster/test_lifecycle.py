@@ -13,7 +13,7 @@ import ray.data
 
 from pipeline.cluster.errors import user_error
 from pipeline.cluster.lifecycle import RUN_FIELDS, new_run_id, run_flow
-from pipeline.cluster.resources import Demand, Supply, demands, unmet
+from pipeline.cluster.resources import Demand, Supply, asked_gpus, demands, unmet
 from pipeline.report.console import Reporter
 from pipeline.storage.lease import Lease, LeaseHeldError, LeaseLostError
 from tests.cluster.samples import (
@@ -181,6 +181,17 @@ def test_what_a_configuration_asks_for():
     assert demands(small_config(Path("run")), "run") == []
     auto = small_config(Path("run"), ray={"encode_actors": "auto", "gpus_per_actor": 1})
     assert demands(auto, "run") == [Demand("GPU", 1, "ray.gpus_per_actor 1")]
+
+
+def test_what_an_encoders_device_asks_for():
+    on_gpu = small_config(Path("run"), encoder={"device": "cuda"}, ray={"encode_actors": 3})
+    assert demands(on_gpu, "encode") == [
+        Demand("GPU", 3, "ray.encode_actors 3 x encoder.device cuda")
+    ]
+    on_cpu = small_config(Path("run"), encoder={"device": "cpu"})
+    assert demands(on_cpu, "encode") == []
+    assert asked_gpus(on_cpu) == (0, "encoder.device cpu")
+    assert asked_gpus(small_config(Path("run"))) == (None, "")
 
 
 def test_demands_against_a_cluster():

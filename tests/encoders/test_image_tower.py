@@ -102,7 +102,7 @@ def test_memory_running_out_halves_the_batch(folder: Path) -> None:
         if len(arguments[0]) > 2:
             raise torch.OutOfMemoryError("pretended")
 
-    tower._model.visual.register_forward_pre_hook(scarce)
+    encoder._loaded.model.visual.register_forward_pre_hook(scarce)
     embeddings = encoder.encode_images(images).embeddings
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert sizes == [9, 4, 2, 2, 2, 2, 1]

@@ -41,7 +41,7 @@ def test_importing_the_room_is_cheap() -> None:
 def test_description(folder: Path) -> None:
     encoder = encoder_of(folder, precision="bf16")
     assert encoder.dimension == 16
-    assert json.loads(json.dumps(encoder.description)) == {
+    assert json.loads(json.dumps(encoder.describe())) == {
         "model": f"local-dir:{folder}",
         "pretrained": None,
         "fingerprint": encoder.fingerprint,
@@ -136,7 +136,7 @@ def test_a_weights_file_beside_an_architecture(tmp_path: Path, architecture: str
         path = str(tmp_path / name)
         encoder = OpenClipEncoder(architecture, path, device="cpu", towers=("text",))
         assert encoder.encode_texts(["dog"]).embeddings.equal(expected)
-        assert encoder.description["pretrained"] == path
+        assert encoder.describe()["pretrained"] == path
 
 
 class Payload:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.encoders import OpenClipEncoder
+from pipeline.encoders.text_forwards import CausalForward, ClassTokenForward, PlainForward
 from tests.encoders.conftest import (
     CAPTIONS,
     COCA,
@@ -29,11 +30,19 @@ TRIMMED = {
     "custom-linear": model_config(proj_bias=True, qk_norm=True) | {"custom_text": True},
     "custom-no-projection": model_config(width=16, proj_type="none") | {"custom_text": True},
 }
+CLASS_TOKEN = {
+    "coca": COCA,
+    "coca-bidirectional": COCA | {"text_cfg": COCA["text_cfg"] | {"no_causal_mask": True}},
+}
 PLAIN = {
     "custom-last": model_config(pool_type="last") | {"custom_text": True},
     "custom-bidirectional": model_config(no_causal_mask=True) | {"custom_text": True},
     "clip-bidirectional": model_config(no_causal_mask=True),
-    "coca": COCA,
+}
+FORWARDS = {
+    **dict.fromkeys(TRIMMED, CausalForward),
+    **dict.fromkeys(CLASS_TOKEN, ClassTokenForward),
+    **dict.fromkeys(PLAIN, PlainForward),
 }
 
 
@@ -48,13 +57,13 @@ def expected_of(folder: Path, texts: list[str]) -> torch.Tensor:
     return torch.nn.functional.normalize(features, dim=-1)
 
 
-@pytest.mark.parametrize("name", [*TRIMMED, *PLAIN])
+@pytest.mark.parametrize("name", FORWARDS)
 @pytest.mark.parametrize("token_budget", [1, 64, 16384])
 def test_equals_open_clip(name: str, token_budget: int, make_folder: Callable[..., Path]) -> None:
-    folder = make_folder((TRIMMED | PLAIN)[name])
+    folder = make_folder((TRIMMED | CLASS_TOKEN | PLAIN)[name])
     encoder = encoder_of(folder, token_budget=token_budget, towers=("text",))
     assert encoder._text_tower is not None
-    assert (encoder._text_tower.causal_tower is not None) == (name in TRIMMED)
+    assert type(encoder._text_tower.forward) is FORWARDS[name]
     encoding = encoder.encode_texts(CAPTIONS)
     expected = expected_of(folder, CAPTIONS)
     torch.testing.assert_close(encoding.embeddings, expected, atol=1e-5, rtol=0)
@@ -69,10 +78,7 @@ def test_equals_open_clip(name: str, token_budget: int, make_folder: Callable[..
 def test_trimming_spares_positions(make_folder: Callable[..., Path]) -> None:
     encoder = encoder_of(make_folder(model_config()), token_budget=10)
     lengths = []
-    tower = encoder._text_tower
-    assert tower is not None
-    assert tower.causal_tower is not None
-    tower.causal_tower.transformer.resblocks[0].register_forward_pre_hook(
+    encoder._loaded.model.transformer.resblocks[0].register_forward_pre_hook(
         lambda _module, arguments: lengths.append(tuple(arguments[0].shape[:2]))
     )
     encoder.encode_texts(["dog", "the cat", "dog dog dog dog dog dog", "dog", "cat"])
@@ -84,11 +90,9 @@ def test_trimming_spares_positions(make_folder: Callable[..., Path]) -> None:
 
 def test_default_tokenizer_and_architecture(architecture: str) -> None:
     encoder = OpenClipEncoder(architecture, "random", device="cpu", towers=("text",))
-    tower = encoder._text_tower
-    assert tower is not None
     texts = ["a photo of a dog", "", "dog " * 100]
     with torch.inference_mode():
-        features = tower._model.encode_text(encoder._loaded.tokenizer(texts))
+        features = encoder._loaded.model.encode_text(encoder._loaded.tokenizer(texts))
     encoding = encoder.encode_texts(texts)
     expected = torch.nn.functional.normalize(features, dim=-1)
     torch.testing.assert_close(encoding.embeddings, expected, atol=1e-5, rtol=0)
@@ -149,17 +153,16 @@ def test_memory_running_out_halves_the_budget(
     encoder = encoder_of(folder)
     tower = encoder._text_tower
     assert tower is not None
-    assert tower.causal_tower is not None
-    forward = type(tower.causal_tower).forward
+    forward = type(tower.forward).embed
     sizes = []
 
-    def scarce(self: Any, tokens: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    def scarce(self: Any, tokens: torch.Tensor) -> torch.Tensor:
         sizes.append(tokens.numel())
         if tokens.numel() > 2 * CONTEXT:
             raise torch.OutOfMemoryError("pretended")
-        return forward(self, tokens, pooled)
+        return forward(self, tokens)
 
-    monkeypatch.setattr(type(tower.causal_tower), "forward", scarce)
+    monkeypatch.setattr(type(tower.forward), "embed", scarce)
     embeddings = encoder.encode_texts(texts).embeddings
     torch.testing.assert_close(embeddings, expected, atol=1e-5, rtol=0)
     assert sizes[:4] == [16 * CONTEXT, 8 * CONTEXT, 4 * CONTEXT, 2 * CONTEXT]
@@ -179,7 +182,7 @@ def test_one_caption_that_does_not_fit_is_an_error(
 
     tower = encoder._text_tower
     assert tower is not None
-    monkeypatch.setattr(type(tower.causal_tower), "forward", none_left)
+    monkeypatch.setattr(type(tower.forward), "embed", none_left)
     with pytest.raises(torch.OutOfMemoryError):
         encoder.encode_texts(CAPTIONS)
 

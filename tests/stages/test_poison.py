@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ def test_little_memory_is_no_fault_of_a_row():
     assert calls == [10]
 
 
+FLAT = """
+import numpy as np
+
+class Flat:
+    calls = 0
+
+    def describe(self):
+        return {"model": "flat", "fingerprint": "1", "dimension": 4, "context_length": None}
+
+    def encode_texts(self, texts):
+        Flat.calls += 1
+        return np.ones(4 * len(texts)), np.zeros(len(texts), bool)
+
+    encode_images = encode_texts
+"""
+
+
 class Fragile(Embed):
     """Embeds with an encoder that raises on the word poison, and for good after the word fatal."""
 
@@ -130,6 +148,23 @@ def test_a_unit_of_poison_fails_whole(fragile: Fragile, tmp_path: Path):
     failure = Envelope.open(many)[1].failure
     assert failure is not None
     assert failure.reason.startswith("the encoder gives no embedding for 9 of 18 rows")
+
+
+def test_an_encoder_that_returns_what_is_none_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "flat_encoder.py").write_text(FLAT)
+    monkeypatch.syspath_prepend(tmp_path)
+    embed = Embed(modality="text", encoder=EncoderOptions(model="python:flat_encoder:Flat"))
+    block = embed(block_of(tmp_path / "c.txt", ["a", "b", "c"]))
+    _, envelope = Envelope.open(block)
+    assert envelope.failure is not None
+    assert envelope.failure.reason == (
+        "WrongEmbeddingsError: encode_texts of encoder.model python:flat_encoder:Flat returned "
+        "embeddings of shape (12,) for 3 rows; with the dimension that it describes it must be "
+        "(3, 4)"
+    )
+    assert sys.modules["flat_encoder"].Flat.calls == 1
 
 
 def test_an_encoder_that_stays_broken_gives_its_process_up(tmp_path: Path):

@@ -138,7 +138,7 @@ def test_correcting_is_the_aligner(aligner: str, clouds: Path):
 
 def test_only_the_models_that_are_expected_are_loaded(aligner: str, text_encoder: Embed):
     encoder = EncoderOptions(model="demo")
-    fingerprint = encoder.build("text").description["fingerprint"]
+    fingerprint = encoder.build("text").describe()["fingerprint"]
     images = Embed(modality="image", encoder=encoder, encoder_fingerprint=fingerprint)
     assert images.stage == "embed"  # the same whichever tower is loaded
     own = load_aligner(aligner).fingerprint
