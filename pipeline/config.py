@@ -90,6 +90,10 @@ class TextSource(TextCorpus):
     unicode: Literal["none", "NFC", "NFKC"] = "none"
     """Normal form that captions are brought to before anything else."""
 
+    over_long: Literal["truncate", "split", "reject"] = "truncate"
+    """A caption longer than the encoder's context is cut there, encoded in parts whose mean stands
+    for it, or quarantined."""
+
     @model_validator(mode="after")
     def _check_sources(self) -> TextSource:
         if not self.sources:
@@ -207,8 +211,6 @@ class RejectsSection(Section):
     """Whether a file that cannot be read ends the run or is named in the manifest and skipped."""
     max_text_bytes: Annotated[int, Field(ge=1)] = 65_536
     """A caption of more bytes (in UTF-8) is quarantined as too long."""
-    truncated: Literal["keep", "reject"] = "keep"
-    """Whether a caption that the encoder cuts at its context length is kept or quarantined."""
     duplicate_texts: Literal["keep", "reject"] = "keep"
     """Whether a caption that an earlier row has, but for case, spaces and Unicode form, is
     quarantined; near duplicates are not looked for."""

@@ -41,8 +41,8 @@ FORMATS: dict[Format, FormatTraits] = {
 }
 """All formats by name.
 
-`dataset` is one of our own folders; `datasets` is Hugging Face's library, whose data sets are copied
-to Parquet first.
+`dataset` is one of our own folders; `datasets` is Hugging Face's library, whose data sets are
+copied to Parquet first.
 """
 
 ENDINGS: dict[str, Format] = {

@@ -82,13 +82,13 @@ def is_named(config: RunConfig, side: Side) -> bool:
     return (config.text if side == "text" else config.image).path is not None
 
 
-def truncation(config: RunConfig, side: Side) -> dict[str, bool]:
-    """Return what `Embed` is told of captions that the encoder cuts; nothing where it keeps them.
+def over_long(config: RunConfig, side: Side) -> dict[str, str]:
+    """Return what `Embed` is told of captions beyond the encoder's context; nothing if it cuts.
 
-    Part of a fingerprint too, so that the default leaves fingerprints as they are.
+    So embeddings made where captions are cut, as they are by default, stay good.
     """
-    reject = side == "text" and config.rejects.truncated == "reject"
-    return {"reject_truncated": True} if reject else {}
+    wanted = config.text.over_long
+    return {"over_long": wanted} if side == "text" and wanted != "truncate" else {}
 
 
 def output(config: RunConfig, *parts: str) -> str:
@@ -304,9 +304,9 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
             if manifest.source.get(name) != value:
                 section = "rejects" if name == "max_text_bytes" else source.modality
                 return f"{section}.{name} ({manifest.source.get(name)}, now {value})"
-        truncated = manifest.config.get("rejects", {}).get("truncated", "keep")
-        if source.modality == "text" and truncated != config.rejects.truncated:
-            return f"rejects.truncated ({truncated}, now {config.rejects.truncated})"
+        over_long_then = _over_long_of(manifest)
+        if source.modality == "text" and over_long_then != config.text.over_long:
+            return f"text.over_long ({over_long_then}, now {config.text.over_long})"
     if config.rejects.check_ids and not manifest.ids_checked:
         return "rejects.check_ids (False, now True)"
     for name, now in redacted(encoder_options(config).said).items():
@@ -314,6 +314,13 @@ def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> 
         if before != now:
             return f"encoder.{'model' if name == 'class' else name} ({before}, now {now})"
     return None
+
+
+def _over_long_of(manifest: Manifest) -> str:
+    """Return what a dataset's run did with over-long captions."""
+    if manifest.config.get("rejects", {}).get("truncated") == "reject":  # as it was once said
+        return "reject"
+    return str(manifest.config.get("text", {}).get("over_long", "truncate"))
 
 
 def changed_units(config: RunConfig, corpus: Corpus, plan: Plan) -> dict[str, int]:

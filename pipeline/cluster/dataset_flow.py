@@ -63,9 +63,9 @@ class DatasetRequest:
 class FlowReport:
     """What a flow did, for the summary: seconds are wall-clock time.
 
-    `truncated` counts captions cut at the encoder's context length, `retried_units` those that
-    failed before they were written. Units are added and removed against the version before, and
-    `unchanged` says that it is still the current one.
+    `truncated` counts captions beyond the encoder's context, cut or encoded in parts,
+    `retried_units` those that failed before they were written. Units are added and removed against
+    the version before, and `unchanged` says that it is still the current one.
     """
 
     name: str
@@ -277,7 +277,10 @@ def _report(
         version=manifest.version,
     )
     if report.truncated:
-        reporter.say(f"{report.truncated:,} captions were cut at the encoder's context length")
+        done = "encoded in parts" if request.embed.get("over_long") == "split" else "cut there"
+        reporter.say(
+            f"{report.truncated:,} captions are longer than the encoder's context and were {done}"
+        )
     reporter.event("dataset_committed", **report.to_mapping())
     return report
 

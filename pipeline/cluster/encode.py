@@ -7,9 +7,9 @@ from pipeline.cluster.corpora import (
     embeddings_root,
     encoder_options,
     is_named,
+    over_long,
     plan_corpus,
     source_corpus,
-    truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encoder_description import described_encoder
@@ -40,14 +40,14 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
         kind="text-embeddings" if side == "text" else "image-embeddings",
         dtype=dtype,
         dimension=encoder["dimension"],
-        embed={"modality": side, "encoder": options, **truncation(config, side)},
+        embed={"modality": side, "encoder": options, **over_long(config, side)},
         fingerprint=combined(
             "encode",
             SCHEMA_VERSION,
             encoder["fingerprint"],
             encoder.get("precision", ""),
             dtype,
-            *truncation(config, side),
+            *(f"{what}_truncated" for what in over_long(config, side).values()),
         ),
         encoder=encoder,
     )

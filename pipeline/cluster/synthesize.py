@@ -11,10 +11,10 @@ from pipeline.cluster.corpora import (
     embedding_corpus,
     encoder_options,
     output,
+    over_long,
     plan_corpus,
     source_corpus,
     stored_embeddings,
-    truncation,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import encode_side
@@ -116,7 +116,7 @@ def _write(
     if not corpus.holds_embeddings:
         embed["encoder"] = encoder_options(config)
         embed["embeddings_dtype"] = config.output.embeddings_dtype
-        embed.update(truncation(config, "text"))
+        embed.update(over_long(config, "text"))
     assert aligner.fingerprint is not None
     description: dict[str, Any] = {"method": aligner.method, "fingerprint": aligner.fingerprint}
     if CALIBRATED_FROM in aligner.provenance:
@@ -140,7 +140,7 @@ def _write(
             aligner.fingerprint,
             embed.get("embeddings_dtype", ""),
             config.output.dtype,
-            *(("reject_truncated",) if "reject_truncated" in embed else ()),
+            *(f"{what}_truncated" for what in [embed.get("over_long")] if what),
         ),
         encoder=encoder,
         aligner=description,

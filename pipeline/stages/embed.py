@@ -19,6 +19,7 @@ from pipeline.encoders.devices import find_device
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.stages.envelope import Attempts, DeviceLostError, Envelope, Uncounted, UnitStage
+from pipeline.stages.long_texts import encode_in_parts
 from pipeline.stages.poison import Mask, encode_without_poison, poison_limit
 from pipeline.stages.tensors import tensor_of
 from pipeline.storage.columns import Rejects, unit_rows
@@ -34,7 +35,8 @@ class Embed(UnitStage):
     Without an encoder the block carries embeddings already; without an aligner the encoder's
     output is the result. Where both are there, what is corrected is what a dataset of
     `embeddings_dtype` would have stored in between, so that the substitutes are the same bytes
-    either way. What is loaded here is loaded once an actor.
+    either way. What is loaded here is loaded once an actor. Captions beyond the encoder's context
+    are cut there, encoded in parts (`long_texts.py`), or rejected, as `over_long` says.
     """
 
     stage = "embed"
@@ -49,7 +51,7 @@ class Embed(UnitStage):
         aligner_fingerprint: str | None = None,
         embeddings_dtype: str = "float16",
         device: str = "auto",
-        reject_truncated: bool = False,
+        over_long: Literal["truncate", "split", "reject"] = "truncate",
         threads: int | None = None,
         attempts: Attempts | None = None,
     ) -> None:
@@ -65,7 +67,7 @@ class Embed(UnitStage):
         self.attempts = attempts or Uncounted()
         self._modality = modality
         self._embeddings_dtype = embeddings_dtype
-        self._reject_truncated = reject_truncated
+        self._over_long = over_long
         self._encoder = encoder.build(modality) if encoder else None
         self._device = find_device(device)
         self._aligner = load_aligner(aligner).to(self._device) if aligner else None
@@ -125,7 +127,7 @@ class Embed(UnitStage):
             table, good = _reject(table, good, poison, RejectReason.UNENCODABLE, column)
         broken = np.zeros(len(embeddings), dtype=np.bool_)
         if self._modality == "text":
-            if self._reject_truncated:
+            if self._over_long == "reject":
                 broken = noted
                 table, good = _reject(table, good, broken, RejectReason.TOO_LONG, column)
                 embeddings = embeddings[~broken]
@@ -152,7 +154,13 @@ class Embed(UnitStage):
         return table, good, embeddings
 
     def _encode(self, inputs: Sequence[Any]) -> tuple[Embeddings, Mask]:
-        """Return embeddings (n, d) and which texts were cut, or which images are undecodable."""
+        """Return embeddings (n, d) and which texts are over-long, or which images undecodable."""
+        if self._modality == "text" and self._over_long == "split":
+            return encode_in_parts(self._encode_once, inputs)
+        return self._encode_once(inputs)
+
+    def _encode_once(self, inputs: Sequence[Any]) -> tuple[Embeddings, Mask]:
+        """Return what the encoder gives for inputs as they are."""
         assert self._encoder is not None
         encode = (
             self._encoder.encode_texts if self._modality == "text" else self._encoder.encode_images

@@ -20,6 +20,7 @@ from tests.cluster.conftest import Run, World
 from tests.cluster.samples import (
     TEXTS,
     WIDTH,
+    by,
     cloud_values,
     dataset_rows,
     invoke,
@@ -249,7 +250,7 @@ def test_captions_that_the_encoder_cuts(
     (tmp_path / "captions.txt").write_text("\n".join(lines))
     values = small_values(tmp_path / "run", text={"path": str(tmp_path / "captions.txt")})
     config = write_config(tmp_path / "c.yaml", {**values, "rejects": {"max_share": 0.1}})
-    reject = ("--set", "rejects.truncated=reject")
+    reject, split = (("--set", f"text.over_long={what}") for what in ("reject", "split"))
 
     def encoded(*arguments: str) -> tuple[int, int, int, int]:
         result = invoke("encode", config, "--json", "-q", *arguments)
@@ -260,12 +261,18 @@ def test_captions_that_the_encoder_cuts(
     assert encoded() == (21, 1, 0, 0)
     image = {"path": str(clouds / "images.parquet"), "embedding_column": "embedding"}
     stale = fails("fit", {**values, "image": image}, 1, *reject)
-    assert "made from another rejects.truncated (keep, now reject)" in stale
+    assert "made from another text.over_long (truncate, now reject)" in stale
     assert encoded(*reject) == (20, 0, 1, 0)
     root = tmp_path / "run/embeddings/text"
     assert [(row, reason) for _, row, reason in quarantined_rows(root)] == [(20, "too_long")]
     assert verify(str(root)).problems == ()
     assert encoded(*reject)[-1] == encoded()[-1] == 1
+    cut = by("text", dataset_rows(root)[1])
+    assert encoded(*split) == (21, 1, 0, 0)
+    in_parts = by("text", dataset_rows(root)[1])
+    for text, embedding in in_parts.items():
+        assert np.array_equal(embedding, cut[text]) == (text != lines[-1])
+    assert np.linalg.norm(in_parts[lines[-1]].astype(float)) == pytest.approx(1, abs=1e-3)
 
 
 def test_undecodable_images_are_quarantined(local_ray: None, world: World, tmp_path: Path):
