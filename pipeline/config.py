@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.align.settings import PAIRED_METHODS, AlignSettings
 from pipeline.evaluation.downstream.settings import DownstreamSettings
 from pipeline.export.conversations import ConversationSettings
+from pipeline.names import Names
 
 DEMO_CAPTIONS = "demo:captions"
 DEMO_IMAGES = "demo:images"
@@ -207,6 +208,7 @@ class RunConfig(Section):
 
     seed: int = 0
     """Seed of every random draw."""
+    names: Names = Names()
     text: TextSource = TextSource()
     image: ImageSource = ImageSource()
     encoder: EncoderSection = EncoderSection()
