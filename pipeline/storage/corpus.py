@@ -40,7 +40,8 @@ class Corpus:
     `embedding_column` set means that rows carry embeddings (implied for npy and dataset).
     `ids_path` belongs to one .npy file: a text file, one id a line, or a .npy of strings; without
     it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived. A caption of
-    more than `max_text_bytes` bytes is rejected.
+    more than `max_text_bytes` bytes is rejected. `called` is the name of the side, where that is
+    not the modality that it is read as.
 
     Raises:
         ValueError: if fields contradict each other.
@@ -56,6 +57,7 @@ class Corpus:
     ids_path: str | None = None
     passed_through: tuple[str, ...] = ()
     max_text_bytes: int = MAX_TEXT_BYTES
+    called: str = ""
 
     def __post_init__(self) -> None:
         if self.modality not in {"text", "image"}:
@@ -78,10 +80,17 @@ class Corpus:
         return redact_url(self.path)
 
     @property
+    def name(self) -> str:
+        """What its rows are called."""
+        return self.called or self.modality
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What is read and how, JSON-able; the path is absolute and without credentials."""
         path = redact_url(locations.absolute(self.path))
-        return {**dataclasses.asdict(self), "path": path, "passed_through": [*self.passed_through]}
+        said = {**dataclasses.asdict(self), "path": path, "modality": self.name}
+        del said["called"]
+        return {**said, "passed_through": [*self.passed_through]}
 
     @property
     def holds_embeddings(self) -> bool:
