@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Side = Literal["text", "image"]
 
+_OWN_ENCODER = "python:"
+"""How the models begin that users bring along."""
 _JOB_WORKING_DIRECTORY = "/runtime_resources/working_dir_files/"
 
 
@@ -117,25 +119,36 @@ def source_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
     """Return the corpus of a side as the user named it.
 
     Raises:
-        ConfigError: when no path is set, or the other side's demo corpus is named.
+        ConfigError: when no path is set, the other side's demo corpus is named, or a side that is
+            neither text nor image has no embeddings.
     """
     section = config.text if side == "text" else config.image
-    path = section.path
+    names, path = config.names, section.path
     if path is None:
         example = "captions.txt" if side == "text" else "images.parquet"
-        raise ConfigError(f"{side}.path is not set; give it with --set {side}.path={example}")
+        if not names.default:
+            example = f"{names.of(side)}.npy"
+        raise ConfigError(
+            f"{names.key(side, 'path')} is not set; give it with --set {side}.path={example}"
+        )
     if path in (DEMO_CAPTIONS, DEMO_IMAGES):
         wanted = DEMO_CAPTIONS if side == "text" else DEMO_IMAGES
         if path != wanted:
             raise ConfigError(f"{side}.path is {path}; the demo's {side} side is {wanted}")
+        if not names.default:
+            raise ConfigError(
+                f"{names.key(side, 'path')} is {path}, but the packaged world is of text and "
+                f"images; leave names.source and names.target out, or give your own {side}.path"
+            )
         corpora = demo_corpora(config, reporter)
         path = str(corpora.captions if side == "text" else corpora.images)
     elif path.startswith("demo:"):
         raise ConfigError(f"{side}.path is {path}; known are {DEMO_CAPTIONS} and {DEMO_IMAGES}")
     if side == "text":
-        return Corpus(
+        corpus = Corpus(
             path=path,
             modality="text",
+            called=names.source,
             format=config.text.format,
             id_column=config.text.id_column,
             text_column=config.text.text_column,
@@ -144,14 +157,30 @@ def source_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
             passed_through=config.text.passed_through,
             max_text_bytes=config.rejects.max_text_bytes,
         )
-    return Corpus(
-        path=path,
-        modality="image",
-        format=config.image.format,
-        id_column=config.image.id_column,
-        image_column=config.image.image_column,
-        embedding_column=config.image.embedding_column,
-        ids_path=config.image.ids_path,
+    else:
+        corpus = Corpus(
+            path=path,
+            modality="image",
+            called=names.target,
+            format=config.image.format,
+            id_column=config.image.id_column,
+            image_column=config.image.image_column,
+            embedding_column=config.image.embedding_column,
+            ids_path=config.image.ids_path,
+        )
+    _check_encodable(config, side, corpus)
+    return corpus
+
+
+def _check_encodable(config: RunConfig, side: Side, corpus: Corpus) -> None:
+    """Raise ConfigError for a side of another modality that only captions' encoder could encode."""
+    model = config.encoder.model
+    if config.names.default or model.startswith(_OWN_ENCODER) or corpus.holds_embeddings:
+        return
+    raise ConfigError(
+        f"{config.names.key(side, 'path')} holds no embeddings, and the encoder {model} knows "
+        f"text and images alone: give embeddings ({side}.embedding_column, or .npy files), or an "
+        f"encoder of your own (encoder.model={_OWN_ENCODER}module:Class)"
     )
 
 
@@ -169,14 +198,14 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
     manifest = current_manifest(root)
     if manifest is None:
         raise ValueError(
-            f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
-            "encode` with this configuration first"
+            f"there are no {config.names.of(side)} embeddings at {locations.redact_url(root)}; run "
+            "`anisoalign encode` with this configuration first"
         )
     stale = _staleness(config, source, manifest)
     if stale is not None:
         raise ValueError(
-            f"the {side} embeddings at {locations.redact_url(root)} were made from another "
-            f"{stale}; run `anisoalign encode` with this configuration first"
+            f"the {config.names.of(side)} embeddings at {locations.redact_url(root)} were made "
+            f"from another {stale}; run `anisoalign encode` with this configuration first"
         )
     return _stored_corpus(config, side)
 
@@ -196,7 +225,13 @@ def stored_embeddings(config: RunConfig, source: Corpus, source_plan: Plan) -> C
 def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
     passed = config.text.passed_through if side == "text" else ()
     root = embeddings_root(config, side)
-    return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
+    return Corpus(
+        path=root,
+        modality=side,
+        called=config.names.of(side),
+        format="dataset",
+        passed_through=passed,
+    )
 
 
 def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> str | None:

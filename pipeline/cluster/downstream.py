@@ -127,8 +127,15 @@ def check_downstream(config: RunConfig, *, pairs: bool) -> None:
     """Make sure that an evaluation on the packaged world, or on a file of pairs, can be done.
 
     Raises:
-        ConfigError: if the world is not named or too small, or the output no local folder.
+        ConfigError: if the world is not named or too small, the output is no local folder, or the
+            sides are not text and image.
     """
+    names = config.names
+    if not names.default:
+        raise ConfigError(
+            "models are trained on captions and asked about images: leave names.source and "
+            f"names.target out, which are {names.source} and {names.target}"
+        )
     root = output(config)
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(

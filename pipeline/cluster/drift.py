@@ -87,7 +87,7 @@ def check_drift(
         found = measure_drift(reference.statistics, statistics.fresh)
     whole = measure_drift(reference.statistics, statistics.whole)
     exceeded = (
-        *_exceeded("new text", found, config.nightly),
+        *_exceeded(f"new {config.names.source}", found, config.nightly),
         *_exceeded("corpus", whole, config.nightly),
     )
     return DriftReport(found, whole, exceeded), statistics

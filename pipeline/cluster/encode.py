@@ -26,15 +26,15 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
     """
     corpus = source_corpus(config, side, reporter)
     if corpus.holds_embeddings:
-        reporter.say(f"{side}.path holds embeddings; nothing to encode")
+        reporter.say(f"{config.names.key(side, 'path')} holds embeddings; nothing to encode")
         return None
     options = encoder_options(config)
     encoder = described_encoder(config)
     dtype = config.output.embeddings_dtype
     request = DatasetRequest(
-        name=f"encoding {side}",
+        name=f"encoding {corpus.name}",
         corpus=corpus,
-        plan=plan_corpus(config, corpus, side, reporter),
+        plan=plan_corpus(config, corpus, corpus.name, reporter),
         root=embeddings_root(config, side),
         kind="text-embeddings" if side == "text" else "image-embeddings",
         dtype=dtype,
