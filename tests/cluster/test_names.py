@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.align.registry import load_aligner
+from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.cluster.corpora import source_corpus
 from pipeline.cluster.downstream import check_downstream
+from pipeline.cluster.fit import _rows
 from pipeline.cluster.lifecycle import run_flow
 from pipeline.cluster.nightly import nightly
 from pipeline.cluster.samples import read_sample
@@ -97,12 +98,19 @@ def test_audio_to_text(local_ray: None, arrays: Path) -> None:
     assert (provenance["target"]["name"], provenance["target"]["rows"]) == ("text", 150)
     assert (summary["fit"]["text_rows"], summary["fit"]["image_rows"]) == (120, 150)
 
+    path = write_config(arrays / "c.yaml", small_values(arrays / "run", **sections(arrays)))
+    fitted = invoke("fit", path)
+    assert fitted.exit_code == 0, fitted.output
+    rows = [line.split() for line in fitted.stdout.splitlines()]
+    assert [row[3] for row in rows if row[1:2] == ["audio_rows"]] == ["120"]
+    assert [row[3] for row in rows if row[1:2] == ["text_rows"]] == ["150"]
+    assert [row[3] for row in rows if row[1:2] == ["reused"]] == ["True"]
+
     pairs = write_pairs(
         arrays / "pairs.npz",
         audio=unit_cloud(90, WIDTH, -0.4, 5),
         text=unit_cloud(90, WIDTH, 0.6, 6),
     )
-    path = write_config(arrays / "c.yaml", small_values(arrays / "run", **sections(arrays)))
     out = arrays / "report"
     told = ["--methods", "identity,permuted,centroid,realign", "--no-frontier"]
     evaluated = invoke("evaluate", "geometry", pairs, "--config", path, "--out", str(out), *told)
@@ -196,3 +204,12 @@ def test_a_missing_path_names_the_side(tmp_path: Path) -> None:
 def test_downstream_is_about_captions_and_images(tmp_path: Path, pairs: bool) -> None:
     with pytest.raises(ConfigError, match=r"captions .*images: .*which are audio and text"):
         check_downstream(config_of(tmp_path), pairs=pairs)
+
+
+def test_an_aligner_of_an_earlier_release_is_reported_as_it_is() -> None:
+    """Its provenance has the rows beside one another."""
+    aligner = create_aligner("centroid")
+    aligner.provenance = {"image_rows": 7, "text_rows": 5}
+    assert (_rows(aligner, "image"), _rows(aligner, "text")) == (7, 5)
+    aligner.provenance = {"target": {"rows": 7}, "source": {"rows": 5}}
+    assert (_rows(aligner, "image"), _rows(aligner, "text")) == (7, 5)
