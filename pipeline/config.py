@@ -19,6 +19,7 @@ from pipeline.encoders.settings import check_device, check_settings
 from pipeline.evaluation.downstream.settings import DownstreamSettings
 from pipeline.export.conversations import ConversationSettings
 from pipeline.formats import Format
+from pipeline.names import Names
 
 DEMO_CAPTIONS = "demo:captions"
 DEMO_IMAGES = "demo:images"
@@ -292,6 +293,7 @@ class RunConfig(Section):
 
     seed: int = 0
     """Seed of every random draw."""
+    names: Names = Names()
     text: TextSource = TextSource()
     image: ImageSource = ImageSource()
     encoder: EncoderSection = EncoderSection()

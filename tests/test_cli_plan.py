@@ -152,3 +152,16 @@ def test_nothing_is_measured_where_the_figures_cannot_be_kept(
     result = invoke("plan", config, "--save", str(tmp_path / "file" / "kept.json"), "-q")
     assert result.exit_code == 1
     assert str(tmp_path / "file") in error_line(result)
+
+
+def test_stages_are_called_by_the_names_of_the_sides(config: str, stored: str):
+    names = ["--set", "names.source=audio", "--set", "names.target=text"]
+    arguments = [config, "--calibration", stored, "--gpus", "8"]
+    found = said(*arguments, *names)
+    titles = [stage["title"] for stage in found["stages"]]
+    assert {"moments of audio", "encoding audio", "encoding text"} <= set(titles)
+    assert found["seconds"] == said(*arguments)["seconds"]
+    shown = invoke("plan", *arguments, *names)
+    assert "10,000 texts, on 2 CPUs" in " ".join(shown.stdout.split())
+    assert f"bottleneck: {found['bottleneck']['title']} " in shown.stdout
+    assert "audio" in found["bottleneck"]["title"]

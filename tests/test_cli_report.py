@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,69 @@ def test_comparisons_that_cannot_be(
     assert result.exit_code == code
     assert said in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+AUDIO = ["--set", "names.source=audio", "--set", "names.target=text"]
+
+
+def test_other_modalities(report_pairs: str, tmp_path: Path):
+    """Arrays and labels go by the names; the figures are those of any other pair."""
+    with np.load(report_pairs) as arrays:
+        heard = write_pairs(tmp_path / "heard.npz", audio=arrays["text"], text=arrays["image"])
+    methods = ["--methods", "identity,centroid,bures-gromov"]
+    out = tmp_path / "heard"
+    arguments = ["evaluate", "geometry", heard, *methods, *AUDIO, *SET, "--image-counts", "30"]
+    result = invoke(*arguments, "--out", str(out), "--no-frontier")
+    assert result.exit_code == 0, result.output
+    assert "Audio (identity)" in result.stdout
+    found = read(out, "metrics.json")
+    assert found["names"] == {"source": "audio", "target": "text"}
+    page = (out / "index.html").read_text()
+    assert re.search(r'class="verdict">[^<]* with the texts', page)
+    assert "fitted on 60 texts and 60 unpaired audio embeddings" in page
+    assert "How many texts does a fit need?" in page
+    assert not re.search(r"\bimages?\b", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))
+
+    usual = tmp_path / "usual"
+    plain = evaluate(report_pairs, *methods, *SET, "--out", str(usual), "--no-frontier")
+    assert plain["methods"] == found["methods"]
+    assert plain["names"] == {"source": "text", "target": "image"}
+    both = invoke("evaluate", "compare", str(out), str(usual), "--out", str(tmp_path / "both"))
+    assert both.exit_code == 0, both.output
+    assert "Source (identity)" in both.stdout
+    assert "Entering the target embeddings" in (tmp_path / "both" / "index.html").read_text()
+    (out / "metrics.json").write_text(json.dumps({**found, "names": {"source": "audio"}}))
+    wrong = invoke("evaluate", "compare", str(out), str(usual), "-q", "--out", str(tmp_path / "no"))
+    assert "metrics.json: names are not an object of source and target" in error_line(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "arguments", "said"),
+    [
+        (("audio", "text"), [], "has no array named image; it has audio, text"),
+        (("image", "text"), AUDIO, "has no array named audio; it has image, text"),
+        (("audio", "text"), ["--split", "0.01"], "has no array named image"),
+        (("audio", "text"), [*AUDIO, "--image-counts", "99"], "but there are 60 texts to fit on"),
+        (("short", "text"), ["--set", "names.source=short"], "no array named image"),
+    ],
+)
+def test_arrays_of_other_names(
+    report_pairs: str, tmp_path: Path, arrays: tuple[str, str], arguments: list[str], said: str
+):
+    with np.load(report_pairs) as found:
+        given = dict(zip(arrays, (found["text"], found["image"]), strict=True))
+    path = write_pairs(tmp_path / "pairs.npz", **given)
+    out = ["--out", str(tmp_path / "out")] if "--image-counts" in arguments else []
+    result = invoke("evaluate", "geometry", path, "-q", *arguments, *out)
+    assert result.exit_code == 1
+    assert said in error_line(result)
+
+
+def test_shapes_are_told_by_the_names(tmp_path: Path):
+    shapes = {"audio": np.ones((60, 8)), "text": np.ones((50, 8))}
+    path = write_pairs(tmp_path / "pairs.npz", **shapes)
+    result = invoke("evaluate", "geometry", path, "-q", *AUDIO)
+    assert "text has shape (50, 8), audio (60, 8); pairs need equal" in error_line(result)
+    same = invoke("evaluate", "geometry", path, "-q", "--set", "names.target=text")
+    assert same.exit_code == 2
+    assert "names.source and names.target are both text" in error_line(same)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from pipeline.storage import Manifest, open_manifest
+from pipeline.names import Names
+from pipeline.storage import Manifest, commit, open_manifest
 from pipeline.storage.lease import Lease
 from tests.cluster.samples import error_line, invoke
+from tests.storage.samples import write_dataset
 from tests.storage.test_history import three_versions
 
 
@@ -69,6 +71,24 @@ def test_show(dataset: tuple[Path, list[Manifest]]):
     lines = older.stdout.splitlines()
     for line in ("quarantined.empty: 3", "encoder.fingerprint: abc", "software.python: 3"):
         assert line in lines
+
+
+def test_show_says_what_the_sides_are_called(tmp_path: Path):
+    root = str(tmp_path / "out")
+    _, receipts = write_dataset(root, tmp_path / "in")
+    commit(
+        root,
+        kind="image-embeddings",
+        dimension=8,
+        dtype="float16",
+        receipts=receipts,
+        source={},
+        config={},
+        encoder={},
+        names=Names(source="audio", target="depth"),
+    )
+    lines = invoke("versions", "show", root).stdout.splitlines()
+    assert {"kind: depth-embeddings", "names.source: audio", "names.target: depth"} <= {*lines}
 
 
 def test_diff(dataset: tuple[Path, list[Manifest]]):

@@ -122,7 +122,7 @@ class ReAlign(AffineAligner):
         super().fit_moments(image, text, images)
         text_trace = torch.trace(text.covariance)
         if text_trace <= 0:
-            raise ValueError("all text embeddings are equal: their covariance has no trace")
+            raise ValueError("all source embeddings are equal: their covariance has no trace")
         scale = torch.sqrt(torch.trace(image.covariance) / text_trace)
         self._tensors["scale"] = scale.to(self._device, torch.float32).reshape(1)
         return self

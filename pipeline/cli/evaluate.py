@@ -36,16 +36,17 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is no list of whole numbers like 100,200") from None
 
 
-def _align_settings(
+def _geometry_settings(
     context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
 ) -> tuple[str, ...]:
     for setting in value:
         key = setting.partition("=")[0].strip()
         if key == "align.method":
             raise click.BadParameter("align.method says nothing here; name methods with --methods")
-        if not key.startswith("align."):
+        if not key.startswith(("align.", "names.")):
             raise click.BadParameter(
-                f"{key} says nothing here; only keys of the align section do, such as align.rank"
+                f"{key} says nothing here; only keys of the align section do, such as align.rank, "
+                "and names.source and names.target"
             )
     return value
 
@@ -89,20 +90,22 @@ def _align_settings(
     "--image-counts",
     callback=_counts,
     metavar="N,N,...",
-    help="Fit some methods on that many images too, with and without shrinkage.",
+    help="Fit some methods on that many rows of the target too, with and without shrinkage.",
 )
 @click.option(
     "--config",
     type=click.Path(dir_okay=False),
-    help="Take the `align` section from this file, all but align.method: --methods says which.",
+    help="Take the sections `align` (all but align.method: --methods says which) and `names` from "
+    "this file.",
 )
 @click.option(
     "--set",
     "settings",
     multiple=True,
-    callback=_align_settings,
+    callback=_geometry_settings,
     metavar="KEY=VALUE",
-    help="Set a key of the `align` section, for example align.rank=32; may be repeated.",
+    help="Set a key of the sections `align` and `names`, for example align.rank=32; may be "
+    "repeated.",
 )
 @common_options
 def geometry(
@@ -121,7 +124,8 @@ def geometry(
 ) -> dict[str, Any]:
     """Compare methods on PAIRS, an .npz with arrays `image` and `text`.
 
-    Methods are fitted on one part, without its pairs, and measured on the other.
+    With other names.source and names.target the arrays are named by these. Methods are fitted on
+    one part, without its pairs, and measured on the other.
     """
     from pipeline.config import apply_settings, load_config, parse_config
 
@@ -138,11 +142,11 @@ def geometry(
     from pipeline.evaluation.geometry import evaluate_geometry, separate_rounds, split_rounds
     from pipeline.evaluation.pairs import read_clouds, read_pairs
 
-    paired = read_pairs(pairs)
+    paired = read_pairs(pairs, loaded.names)
     if fitting is None:
         rounds = split_rounds(paired, split, seed, splits)
     else:
-        rounds = separate_rounds(read_clouds(fitting), paired, seed, splits)
+        rounds = separate_rounds(read_clouds(fitting, loaded.names), paired, seed, splits)
     found = evaluate_geometry(
         rounds,
         methods,
@@ -150,6 +154,7 @@ def geometry(
         output.reporter,
         with_frontier=out is not None if with_frontier is None else with_frontier,
         image_counts=image_counts,
+        names=loaded.names,
     )
     output.show_methods(found.metrics)
     if out is not None:

@@ -16,8 +16,8 @@ _COUNT = click.IntRange(min=1)
 @click.command()
 @config_argument
 @set_option
-@click.option("--rows", type=_COUNT, help="Rows of the text side; the corpus's own by default.")
-@click.option("--images", type=_COUNT, help="Rows of the image side; the corpus's by default.")
+@click.option("--rows", type=_COUNT, help="Rows of the source (`text:`); by default all of it.")
+@click.option("--images", type=_COUNT, help="Rows of the target (`image:`); by default all.")
 @click.option("--cpus", type=_COUNT, help="CPUs of all machines; those measured by default.")
 @click.option(
     "--gpus", type=click.IntRange(min=0), help="GPUs of all machines; those measured by default."
@@ -65,7 +65,7 @@ def plan(
     loaded = load_config(config, settings)
     if calibration is not None:
         costs = _read(calibration)
-        costs.check_fits(configuration_facts(loaded))
+        costs.check_fits(configuration_facts(loaded), loaded.names)
     else:
         if save is not None:
             locations.check_writable(str(Path(save).absolute().parent))
@@ -73,8 +73,8 @@ def plan(
         if save is not None:
             locations.write_bytes(str(Path(save).absolute()), costs.to_json().encode())
     work = workload(loaded, costs, rows=rows, images=images, cpus=cpus, gpus=gpus, price=price)
-    found = predict(costs, work)
-    _show(output, found, costs, work)
+    found = predict(costs, work).called(loaded.names)
+    _show(output, found, costs, work, loaded.names)
     return {
         **found.to_mapping(),
         "cpus": work.cpus,
@@ -104,7 +104,7 @@ def _read(path: str) -> Any:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _show(output: Output, found: Any, costs: Any, work: Any) -> None:
+def _show(output: Output, found: Any, costs: Any, work: Any, names: Any) -> None:
     """Print the stages, and then what they come to."""
     from pipeline.report.amounts import duration, gibibytes
 
@@ -118,7 +118,7 @@ def _show(output: Output, found: Any, costs: Any, work: Any) -> None:
         for stage in found.stages
     ]
     machines = f"{work.cpus:,} CPUs" + (f" and {work.gpus:,} GPUs" if work.gpus else "")
-    images = f"and {found.images:,} images, " if found.images else ""
+    images = f"and {found.images:,} {names.targets}, " if found.images else ""
     title = f"Forecast of {found.rows:,} rows\n{images}on {machines}"
     output.reporter.table(title, ["stage", "time", "share", "bound by"], stages)
     totals = [

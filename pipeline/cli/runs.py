@@ -79,8 +79,10 @@ def flow_command(sides: Callable[[Any], Sequence[str]]) -> Callable[[Any], click
             if "flows" in summary:
                 output.show_flows(summary)
             else:
+                names = loaded.names
+                called = {"image_rows": f"{names.target}_rows", "text_rows": f"{names.source}_rows"}
                 rows = [
-                    [name, str(value)]
+                    [called.get(name, name), str(value)]
                     for name, value in summary.items()
                     if value is not None and (name not in RUN_FIELDS or name == "seconds")
                 ]
@@ -138,12 +140,13 @@ _PLANNED = ("rows", "units", "new_units", "vanished_units")
 
 def _show_plan(config: Any, output: Output, sides: Sequence[Any]) -> dict[str, Any]:
     """Plan the named sides without Ray and print a table."""
-    from pipeline.cluster.corpora import changed_units, plan_corpus, source_corpus
+    from pipeline.cluster.corpora import changed_units, plan_corpus
+    from pipeline.cluster.sources import source_corpus
 
     plans = {}
     for side in sides:
         corpus = source_corpus(config, side, output.reporter)
-        planned = plan_corpus(config, corpus, side, output.reporter, remember=False)
+        planned = plan_corpus(config, corpus, corpus.name, output.reporter, remember=False)
         plans[side] = {
             "path": corpus.shown,
             "rows": planned.rows,
@@ -154,7 +157,7 @@ def _show_plan(config: Any, output: Output, sides: Sequence[Any]) -> dict[str, A
             **changed_units(config, corpus, planned),
         }
     rows = [
-        [side, values["path"], *(f"{values[name]:,}" for name in _PLANNED)]
+        [config.names.of(side), values["path"], *(f"{values[name]:,}" for name in _PLANNED)]
         for side, values in plans.items()
     ]
     columns = ["side", "path", *(name.removesuffix("_units") for name in _PLANNED)]

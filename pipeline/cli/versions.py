@@ -66,7 +66,8 @@ def show_version(dataset: str, version: str | None, output: Output) -> dict[str,
     del summary["problem"]
     result = {
         **summary,
-        "kind": manifest.kind,
+        "kind": manifest.names.instead(manifest.kind),
+        "names": dataclasses.asdict(manifest.names),
         "dimension": manifest.dimension,
         "dtype": manifest.dtype,
         "quarantined": manifest.quarantined,

@@ -18,12 +18,13 @@ from typing import Any
 
 import ray
 
-from pipeline.cluster.corpora import Side, output, source_corpus
 from pipeline.cluster.forecasting import configuration_facts
+from pipeline.cluster.outputs import Side, output
 from pipeline.cluster.reductions import GROUPS, MOST_UNITS_PER_GROUP
 from pipeline.cluster.resources import check_resources
 from pipeline.cluster.samples import read_sample
 from pipeline.cluster.session import ray_session
+from pipeline.cluster.sources import source_corpus
 from pipeline.cluster.watched import Measuring, Size, Watched
 from pipeline.cluster.watching import OtherWork
 from pipeline.config import RunConfig, parse_config

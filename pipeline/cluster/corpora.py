@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from pipeline.cluster.outputs import Side, embeddings_root, output
+from pipeline.cluster.sources import is_named, source_corpus
 from pipeline.config import (
-    DEMO_CAPTIONS,
-    DEMO_IMAGES,
-    ConfigError,
-    ImageSource,
     RunConfig,
-    TextCorpus,
-    TextSource,
 )
-from pipeline.formats import FORMATS, file_format
 from pipeline.report.console import Reporter
-from pipeline.schema import ID, SOURCE
+from pipeline.schema import SOURCE
 from pipeline.stages.encoder_options import EncoderOptions
 from pipeline.storage import locations
-from pipeline.storage.corpus import Corpus, Part
-from pipeline.storage.hub_datasets import HubDataset, copied
-from pipeline.storage.manifest import Manifest, current_manifest, redacted
+from pipeline.storage.corpus import Corpus
+from pipeline.storage.manifest import Manifest, current_manifest
+from pipeline.storage.places import redacted
 from pipeline.storage.planning import Plan, plan
 
 if TYPE_CHECKING:
-    from pipeline.demo.corpora import DemoCorpora
-
-Side = Literal["text", "image"]
-
-_JOB_WORKING_DIRECTORY = "/runtime_resources/working_dir_files/"
+    pass
 
 
 def encoder_options(config: RunConfig) -> EncoderOptions:
@@ -54,34 +45,6 @@ def encoder_options(config: RunConfig) -> EncoderOptions:
     )
 
 
-def said_embeddings(side: TextCorpus | ImageSource) -> bool | None:
-    """Return whether a side holds embeddings, by its settings or its path's ending alone.
-
-    None where neither says; `Corpus.holds_embeddings` looks at the files.
-    """
-    if isinstance(side, TextSource) and side.sources:
-        said = {said_embeddings(source) for source in side.sources.values()}
-        return said.pop() if len(said) == 1 else None
-    if side.embedding_column is not None:
-        return True
-    found = side.format
-    if found == "auto":
-        if side.path is not None and side.path.startswith("demo:"):
-            return False
-        named = None if side.path is None else file_format(side.path)
-        if named is None:
-            return None
-        found = named
-    return FORMATS[found].embeddings == "always"
-
-
-def is_named(config: RunConfig, side: Side) -> bool:
-    """Return whether the configuration says where a side's rows come from."""
-    if side == "text" and config.text.sources:
-        return True
-    return (config.text if side == "text" else config.image).path is not None
-
-
 def over_long(config: RunConfig, side: Side) -> dict[str, str]:
     """Return what `Embed` is told of captions beyond the encoder's context; nothing if it cuts.
 
@@ -89,167 +52,6 @@ def over_long(config: RunConfig, side: Side) -> dict[str, str]:
     """
     wanted = config.text.over_long
     return {"over_long": wanted} if side == "text" and wanted != "truncate" else {}
-
-
-def output(config: RunConfig, *parts: str) -> str:
-    """Return a URL inside the run's output.
-
-    Raises:
-        ConfigError: for a relative path inside a submitted job, whose working directory is a copy
-            that Ray throws away.
-    """
-    root = locations.absolute(config.output.path)
-    if _JOB_WORKING_DIRECTORY in root:
-        raise ConfigError(
-            f"output.path is {config.output.path}, relative to the job's own copy of the working "
-            "directory, which is lost when it ends; give an absolute path or a URL"
-        )
-    return locations.join(root, *parts)
-
-
-def embeddings_root(config: RunConfig, side: Side) -> str:
-    """Return where the encoded embeddings of a side are written."""
-    return output(config, "embeddings", side)
-
-
-def demo_corpora(config: RunConfig, reporter: Reporter) -> DemoCorpora:
-    """Write the packaged world's corpora beside the output, or find them there.
-
-    Raises:
-        ConfigError: when the output is not a local folder.
-    """
-    # Here, not above: other corpora need nothing that draws.
-    from pipeline.demo.corpora import write_demo_corpora
-
-    root = output(config, "corpora", f"seed-{config.seed}")
-    if "://" in root and not root.startswith("file://"):
-        raise ConfigError(
-            "demo: paths are drawn to local files; give output.path a local folder, or name your "
-            "own text.path and image.path"
-        )
-    locations.check_writable(root)
-    with reporter.counted("drawing the demo world") as show:
-        return write_demo_corpora(
-            Path(root.removeprefix("file://")),
-            captions=config.demo.captions,
-            images=config.demo.images,
-            pairs=config.demo.pairs,
-            seed=config.seed,
-            progress=show,
-        )
-
-
-def source_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
-    """Return the corpus of a side as the user named it; a Hugging Face data set is copied first.
-
-    Raises:
-        ConfigError: when no path is set, or the other side's demo corpus is named.
-        ValueError: when a data set cannot be copied.
-    """
-    if side == "image":
-        return _corpus(
-            config,
-            side,
-            config.image,
-            reporter,
-            image_column=config.image.image_column,
-        )
-    common: dict[str, Any] = {
-        "passed_through": config.text.passed_through,
-        "max_text_bytes": config.rejects.max_text_bytes,
-        "unicode": config.text.unicode,
-        "unique_texts": config.rejects.duplicate_texts == "reject",
-    }
-    if not config.text.sources:
-        column = config.text.text_column
-        return _corpus(config, side, config.text, reporter, text_column=column, **common)
-    parts = [
-        Part(
-            name=name,
-            corpus=_corpus(
-                config, side, source, reporter, name, text_column=source.text_column, **common
-            ),
-            weight=source.weight,
-            max_rows=source.max_rows,
-        )
-        for name, source in config.text.sources.items()
-    ]
-    return Corpus(
-        path="",
-        modality=side,
-        parts=tuple(parts),
-        seed=config.seed,
-        passed_through=(*config.text.passed_through, SOURCE),
-    )
-
-
-def _corpus(
-    config: RunConfig,
-    side: Side,
-    section: TextCorpus | ImageSource,
-    reporter: Reporter,
-    name: str | None = None,
-    **columns: Any,
-) -> Corpus:
-    """Return the corpus that one section names, `name` among several sources."""
-    path, found = section.path, section.format
-    key = side if name is None else f"{side}.sources.{name}"
-    if path is None:
-        example = "captions.txt" if side == "text" else "images.parquet"
-        raise ConfigError(f"{key}.path is not set; give it with --set {key}.path={example}")
-    if path in (DEMO_CAPTIONS, DEMO_IMAGES):
-        wanted = DEMO_CAPTIONS if side == "text" else DEMO_IMAGES
-        if path != wanted:
-            raise ConfigError(f"{key}.path is {path}; the demo's {side} side is {wanted}")
-        corpora = demo_corpora(config, reporter)
-        path = str(corpora.captions if side == "text" else corpora.images)
-    elif path.startswith("demo:"):
-        raise ConfigError(f"{key}.path is {path}; known are {DEMO_CAPTIONS} and {DEMO_IMAGES}")
-    elif found == "datasets":
-        path, found = _copied(config, side, section, reporter, name, **columns), "parquet"
-    return Corpus(
-        path=path,
-        modality=side,
-        format=found,
-        id_column=section.id_column,
-        embedding_column=section.embedding_column,
-        ids_path=section.ids_path,
-        **columns,
-    )
-
-
-def _copied(
-    config: RunConfig,
-    side: Side,
-    section: TextCorpus | ImageSource,
-    reporter: Reporter,
-    name: str | None,
-    *,
-    passed_through: tuple[str, ...] = (),
-    text_column: str | None = None,
-    image_column: str | None = None,
-    **_: Any,
-) -> str:
-    """Return where a Hugging Face data set lies as Parquet, for all machines to read."""
-    assert section.path is not None
-    content = text_column if side == "text" else image_column
-    wanted, optional = [section.embedding_column or content, *passed_through], [content]
-    (optional if section.id_column == ID else wanted).append(section.id_column)
-    encoded = section.embedding_column is None
-    dataset = HubDataset(
-        path=section.path,
-        name=section.hub.name,
-        revision=section.hub.revision,
-        split=section.hub.split,
-        streaming=section.hub.streaming,
-        columns=tuple(one for one in wanted if one is not None),
-        optional=tuple(one for one in optional if one is not None),
-        image=image_column if encoded else None,
-    )
-    folder = output(config, "sources", side if name is None else f"{side}-{name}")
-    locations.check_writable(folder)
-    with reporter.counted(f"copying {dataset.shown}") as show:
-        return copied(dataset, folder, show)
 
 
 def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpus:
@@ -265,14 +67,14 @@ def embedding_corpus(config: RunConfig, side: Side, reporter: Reporter) -> Corpu
     manifest = current_manifest(root)
     if manifest is None:
         raise ValueError(
-            f"there are no {side} embeddings at {locations.redact_url(root)}; run `anisoalign "
-            "encode` with this configuration first"
+            f"there are no {config.names.of(side)} embeddings at {locations.redact_url(root)}; run "
+            "`anisoalign encode` with this configuration first"
         )
     stale = _staleness(config, source, manifest)
     if stale is not None:
         raise ValueError(
-            f"the {side} embeddings at {locations.redact_url(root)} were made from another "
-            f"{stale}; run `anisoalign encode` with this configuration first"
+            f"the {config.names.of(side)} embeddings at {locations.redact_url(root)} were made "
+            f"from another {stale}; run `anisoalign encode` with this configuration first"
         )
     return _stored_corpus(config, side)
 
@@ -294,7 +96,13 @@ def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
     if side == "text" and config.text.sources:
         passed = (*passed, SOURCE)
     root = embeddings_root(config, side)
-    return Corpus(path=root, modality=side, format="dataset", passed_through=passed)
+    return Corpus(
+        path=root,
+        modality=side,
+        called=config.names.of(side),
+        format="dataset",
+        passed_through=passed,
+    )
 
 
 def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> str | None:

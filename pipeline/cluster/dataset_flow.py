@@ -24,7 +24,8 @@ from pipeline.report.console import Reporter
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.lease import Lease
-from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest, redacted
+from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest
+from pipeline.storage.places import redacted
 from pipeline.storage.planning import Plan
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.shards import finished, whole
@@ -136,6 +137,7 @@ def write_dataset(config: RunConfig, request: DatasetRequest, reporter: Reporter
             run_id=reporter.run_id,
             drift=request.drift,
             index=index,
+            names=config.names,
             before_publish=lease.check,
         )
         return _report(request, current, manifest, reused, retried, start, reporter)
@@ -157,6 +159,7 @@ def _is_made_of_the_same(config: RunConfig, request: DatasetRequest, current: Ma
     duplicates = sorted(one["unit"] for one in current.duplicate_units)
     return (
         same
+        and current.names == config.names
         and duplicates == sorted(unit.key for unit in request.plan.duplicate_units)
         # Units that lost rows have other keys, and who loses them hangs on the files' order, which
         # no digest of the plan tells: those are looked at.
@@ -278,8 +281,9 @@ def _report(
     )
     if report.truncated:
         done = "encoded in parts" if request.embed.get("over_long") == "split" else "cut there"
+        rows = "captions" if manifest.names.default else manifest.names.sources
         reporter.say(
-            f"{report.truncated:,} captions are longer than the encoder's context and were {done}"
+            f"{report.truncated:,} {rows} are longer than the encoder's context and were {done}"
         )
     reporter.event("dataset_committed", **report.to_mapping())
     return report

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.align.registry import load_aligner
-from pipeline.cluster.corpora import (
-    embedding_corpus,
-    output,
-    plan_corpus,
-)
+from pipeline.cluster.corpora import embedding_corpus, plan_corpus
 from pipeline.cluster.demo_pairs import encode_pairs
 from pipeline.cluster.downstream import evaluate_downstream
 from pipeline.cluster.fit import aligner_path
+from pipeline.cluster.outputs import output
 from pipeline.cluster.run import run
 from pipeline.config import (
     DEMO_CAPTIONS,

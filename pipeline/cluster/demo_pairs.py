@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.align.training import one_thread
-from pipeline.cluster.corpora import demo_corpora, encoder_options
+from pipeline.cluster.corpora import encoder_options
+from pipeline.cluster.sources import demo_corpora
 from pipeline.config import RunConfig
 from pipeline.evaluation.pairs import Pairs
 from pipeline.report.console import Reporter

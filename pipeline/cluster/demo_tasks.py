@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.align.training import seed_of
-from pipeline.cluster.corpora import embeddings_root
 from pipeline.cluster.demo_pairs import encode_pairs
 from pipeline.cluster.encode import encode
+from pipeline.cluster.outputs import embeddings_root
 from pipeline.config import RunConfig
 from pipeline.demo.corpora import WORLD_VERSION
 from pipeline.demo.questions import attributes, attributes_of, questions

@@ -12,9 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pipeline.cluster.corpora import output
 from pipeline.cluster.demo_tasks import demo_data, demo_identity
 from pipeline.cluster.errors import user_error
+from pipeline.cluster.outputs import output
 from pipeline.config import DEMO_CAPTIONS, DEMO_IMAGES, ConfigError, RunConfig
 from pipeline.evaluation.downstream.caption_tasks import caption_data
 from pipeline.evaluation.downstream.captioned_pairs import CaptionedPairs
@@ -127,8 +127,15 @@ def check_downstream(config: RunConfig, *, pairs: bool) -> None:
     """Make sure that an evaluation on the packaged world, or on a file of pairs, can be done.
 
     Raises:
-        ConfigError: if the world is not named or too small, or the output no local folder.
+        ConfigError: if the world is not named or too small, the output is no local folder, or the
+            sides are not text and image.
     """
+    names = config.names
+    if not names.default:
+        raise ConfigError(
+            "models are trained on captions and asked about images: leave names.source and "
+            f"names.target out, which are {names.source} and {names.target}"
+        )
     root = output(config)
     if "://" in root and not root.startswith("file://"):
         raise ConfigError(

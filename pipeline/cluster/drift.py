@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.align.base import with_prefix
-from pipeline.cluster.corpora import output
 from pipeline.cluster.fit import RADIAL_BINS, FitSide
+from pipeline.cluster.outputs import output
 from pipeline.cluster.segments import CorpusStatistics, SegmentStore, update_statistics
 from pipeline.config import NightlySection, RunConfig
 from pipeline.geometry.drift import Drift, RadialBins, TextStatistics, measure_drift
@@ -87,7 +87,7 @@ def check_drift(
         found = measure_drift(reference.statistics, statistics.fresh)
     whole = measure_drift(reference.statistics, statistics.whole)
     exceeded = (
-        *_exceeded("new text", found, config.nightly),
+        *_exceeded(f"new {config.names.source}", found, config.nightly),
         *_exceeded("corpus", whole, config.nightly),
     )
     return DriftReport(found, whole, exceeded), statistics

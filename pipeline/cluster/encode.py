@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.cluster.corpora import (
-    Side,
-    embeddings_root,
-    encoder_options,
-    is_named,
-    over_long,
-    plan_corpus,
-    source_corpus,
-)
+from pipeline.cluster.corpora import encoder_options, over_long, plan_corpus
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encoder_description import described_encoder
+from pipeline.cluster.outputs import Side, embeddings_root
+from pipeline.cluster.sources import is_named, source_corpus
 from pipeline.config import ConfigError, RunConfig
 from pipeline.report.console import Reporter
 from pipeline.schema import SCHEMA_VERSION
@@ -27,15 +21,15 @@ def encode_side(config: RunConfig, side: Side, reporter: Reporter) -> FlowReport
     """
     corpus = source_corpus(config, side, reporter)
     if corpus.holds_embeddings:
-        reporter.say(f"{side}.path holds embeddings; nothing to encode")
+        reporter.say(f"{config.names.key(side, 'path')} holds embeddings; nothing to encode")
         return None
     options = encoder_options(config)
     encoder = described_encoder(config)
     dtype = config.output.embeddings_dtype
     request = DatasetRequest(
-        name=f"encoding {side}",
+        name=f"encoding {corpus.name}",
         corpus=corpus,
-        plan=plan_corpus(config, corpus, side, reporter),
+        plan=plan_corpus(config, corpus, corpus.name, reporter),
         root=embeddings_root(config, side),
         kind="text-embeddings" if side == "text" else "image-embeddings",
         dtype=dtype,

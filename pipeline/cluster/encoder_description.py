@@ -13,8 +13,10 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline import __version__
-from pipeline.cluster.corpora import embeddings_root, encoder_options, output, said_embeddings
+from pipeline.cluster.corpora import encoder_options
 from pipeline.cluster.errors import user_error
+from pipeline.cluster.outputs import embeddings_root, output
+from pipeline.cluster.sources import said_embeddings
 from pipeline.config import ImageSource, RunConfig, TextSource
 from pipeline.encoders import quick_identity
 from pipeline.stages.encoder_options import EncoderOptions

@@ -10,9 +10,10 @@ from pipeline.align.anisoalign import AnisoAlign
 from pipeline.align.base import Aligner, MomentAligner
 from pipeline.align.registry import create_aligner, load_aligner
 from pipeline.align.transports import SubspaceTransport
-from pipeline.cluster.corpora import Side, embedding_corpus, output, plan_corpus
+from pipeline.cluster.corpora import embedding_corpus, plan_corpus
 from pipeline.cluster.duplicates import may_share_rows
 from pipeline.cluster.encoder_description import is_by_encoder_of_now
+from pipeline.cluster.outputs import Side, output
 from pipeline.cluster.reductions import Reduced, reduce_corpus
 from pipeline.cluster.training import TrainingRows, train_aligner
 from pipeline.config import RunConfig
@@ -85,11 +86,11 @@ def fit_side(config: RunConfig, side: Side, reporter: Reporter) -> FitSide:
     corpus = embedding_corpus(config, side, reporter)
     if not is_by_encoder_of_now(config, corpus):
         raise ValueError(
-            f"the {side} embeddings at {locations.redact_url(corpus.path)} were made by another "
-            f"{config.encoder.model}, of another fingerprint; run `anisoalign encode` with this "
-            "configuration first"
+            f"the {corpus.name} embeddings at {locations.redact_url(corpus.path)} were made by "
+            f"another {config.encoder.model}, of another fingerprint; run `anisoalign encode` with "
+            "this configuration first"
         )
-    plan = plan_corpus(config, corpus, f"{side} embeddings", reporter)
+    plan = plan_corpus(config, corpus, f"{corpus.name} embeddings", reporter)
     return FitSide(side, corpus, plan, encoder_of(corpus))
 
 
@@ -144,10 +145,8 @@ def fit(config: RunConfig, reporter: Reporter, *, keep_ids: bool = False) -> Fit
     provenance = {
         "fit_key": key,
         "encoder": text.encoder,
-        "image": {"path": image.corpus.shown, "digest": image.plan.digest},
-        "text": {"path": text.corpus.shown, "digest": text.plan.digest},
-        "image_rows": image_moments.rows,
-        "text_rows": text_moments.rows,
+        "source": _said(text, text_moments),
+        "target": _said(image, image_moments),
         "calibration_digest": text.plan.digest,
     }
     states = {
@@ -164,6 +163,16 @@ def fit(config: RunConfig, reporter: Reporter, *, keep_ids: bool = False) -> Fit
     return _report(aligner, path, start, reused=False)
 
 
+def _said(side: FitSide, moments: Reduced) -> dict[str, Any]:
+    """Return what an aligner keeps of a side that it was fitted on."""
+    return {
+        "name": side.corpus.name,
+        "path": side.corpus.shown,
+        "digest": side.plan.digest,
+        "rows": moments.rows,
+    }
+
+
 def _last_pass(
     aligner: Aligner, text: FitSide, bins: RadialBins, reporter: Reporter
 ) -> RadialCounts:
@@ -176,7 +185,7 @@ def _last_pass(
         text.plan.units,
         text.dimension,
         MeasureTogether(measures),
-        title="calibrating mu-hat" if aligner.calibrates else "radii of text",
+        title="calibrating mu-hat" if aligner.calibrates else f"radii of {text.corpus.name}",
         reporter=reporter,
     ).state.states
     if aligner.calibrates:
@@ -211,7 +220,7 @@ def _fit_anisoalign(
             side.plan.units,
             side.dimension,
             MeasurePolar(aligner, side.side),
-            title=f"phases and radii of {side.side}",
+            title=f"phases and radii of {side.corpus.name}",
             reporter=reporter,
         ).state
         for side in ((image, text) if aligner.measures_text else (image,))
@@ -243,7 +252,7 @@ def _moments(
             side.plan.units,
             side.dimension,
             MeasureMoments(),
-            title=f"moments of {side.side}",
+            title=f"moments of {side.corpus.name}",
             reporter=reporter,
             ids_root=ids_root,
         )
@@ -278,16 +287,17 @@ def _moments_url(config: RunConfig, side: FitSide) -> str:
 
 
 def _check_sides(image: FitSide, text: FitSide) -> None:
+    target, source = image.corpus.name, text.corpus.name
     if image.dimension != text.dimension:
         raise ValueError(
-            f"image embeddings have width {image.dimension} ({image.corpus.shown}), text "
+            f"{target} embeddings have width {image.dimension} ({image.corpus.shown}), {source} "
             f"embeddings {text.dimension} ({text.corpus.shown}); both must come from one encoder"
         )
     known = {side.encoder["fingerprint"] for side in (image, text)} - {""}
     if len(known) > 1:
         raise ValueError(
-            "image and text embeddings come from two different encoders; encode both sides again "
-            "with one"
+            f"{target} and {source} embeddings come from two different encoders; encode both sides "
+            "again with one"
         )
 
 
@@ -301,6 +311,7 @@ def _fit_key(config: RunConfig, aligner: Aligner, image: FitSide, text: FitSide)
         image.plan.digest,
         text.plan.digest,
         text.encoder["fingerprint"],
+        *(() if config.names.default else (config.names.source, config.names.target)),
     )
 
 
@@ -316,13 +327,20 @@ def existing_aligner(path: str) -> Aligner | None:
         return None  # never fitted, or killed while it was written
 
 
+def _rows(aligner: Aligner, side: Side) -> int:
+    said = aligner.provenance.get("source" if side == "text" else "target")
+    if said is None:  # fitted by an earlier release
+        return int(aligner.provenance[f"{side}_rows"])
+    return int(said["rows"])
+
+
 def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitReport:
     assert aligner.fingerprint is not None
     return FitReport(
         method=aligner.method,
         rank=aligner.frame.rank if isinstance(aligner, AnisoAlign | SubspaceTransport) else None,
-        image_rows=aligner.provenance["image_rows"],
-        text_rows=aligner.provenance["text_rows"],
+        image_rows=_rows(aligner, "image"),
+        text_rows=_rows(aligner, "text"),
         seconds=time.perf_counter() - start,
         path=path,
         fingerprint=aligner.fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.cluster.corpora import said_embeddings
+from pipeline.cluster.sources import said_embeddings
 from pipeline.config import RunConfig
 from pipeline.forecast.calibration import Calibration
 from pipeline.forecast.prediction import Workload

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cluster.corpora import output
 from pipeline.cluster.leases import take_lease
 from pipeline.cluster.metrics import exported_metrics
+from pipeline.cluster.outputs import output
 from pipeline.cluster.resources import check_resources
 from pipeline.cluster.session import ray_session
 from pipeline.config import RunConfig

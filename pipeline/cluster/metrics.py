@@ -38,7 +38,7 @@ class FlowMetrics:
             _SECONDS,
             ("flow", "stage"),
         )
-        self.drift = Gauge("anisoalign_drift", "Drift of the text by kind", ("kind",))
+        self.drift = Gauge("anisoalign_drift", "Drift of the source by kind", ("kind",))
         self._began: dict[str, float] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._kept: dict[str, int] = {}

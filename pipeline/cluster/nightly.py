@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pipeline.align.base import Aligner
 from pipeline.align.registry import create_aligner, load_aligner
-from pipeline.cluster.corpora import embeddings_root, output, source_corpus
 from pipeline.cluster.drift import DriftReport, FittingText, check_drift
 from pipeline.cluster.encode import encode_side
 from pipeline.cluster.encoder_description import described_encoder
@@ -20,8 +19,10 @@ from pipeline.cluster.fit import (
     fit_side,
     store_moments,
 )
+from pipeline.cluster.outputs import embeddings_root, output
 from pipeline.cluster.reductions import Reduced
 from pipeline.cluster.segments import CorpusStatistics
+from pipeline.cluster.sources import source_corpus
 from pipeline.cluster.synthesize import CALIBRATED_FROM, check_encoder, synthesize
 from pipeline.config import ConfigError, RunConfig
 from pipeline.report.console import Reporter
@@ -58,7 +59,7 @@ def nightly(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     text = fit_side(config, "text", reporter)
     drift: dict[str, Any] | None = None
     if not _is_published(previous, text, aligner):
-        check_encoder(aligner, path, text.encoder, text.dimension)
+        check_encoder(aligner, path, text.encoder, text.dimension, config.names)
         known = {receipt.planned_unit for receipt in previous.receipts} if previous else set()
         fresh = frozenset(unit.key for unit in text.plan.units if unit.key not in known)
         reference = _reference(config, path, reporter)
@@ -145,7 +146,7 @@ def _check_settings(config: RunConfig, aligner: Aligner | None, reporter: Report
         return
     if not text.holds_embeddings:
         encoder = described_encoder(config)
-        check_encoder(aligner, aligner_path(config), encoder, encoder["dimension"])
+        check_encoder(aligner, aligner_path(config), encoder, encoder["dimension"], config.names)
     _mention_other_settings(config, aligner, reporter)
 
 
@@ -178,8 +179,8 @@ def _reference(config: RunConfig, path: str, reporter: Reporter) -> FittingText 
     reference = FittingText.of(path)
     if reference is None:
         missing = (
-            f"the aligner at {redact_url(path)} carries no statistics of its fitting text, so "
-            "drift cannot be measured"
+            f"the aligner at {redact_url(path)} carries no statistics of its fitting "
+            f"{config.names.source}, so drift cannot be measured"
         )
         if config.nightly.on_drift != "warn":
             raise ValueError(
@@ -199,17 +200,17 @@ def _act_on(
     """
     if not drift.exceeded:
         return "publish"
-    found = "; ".join(drift.exceeded)
+    found, source = "; ".join(drift.exceeded), config.names.source
     if config.nightly.on_drift == "fail":
         stays = f"version {previous.version} stays current" if previous else "nothing is published"
         raise ValueError(
-            f"the text has drifted from what the aligner was fitted on: {found}; {stays}. Look at "
-            "the new text; then fit again (`anisoalign fit`), or accept it with "
+            f"the {source} has drifted from what the aligner was fitted on: {found}; {stays}. Look "
+            f"at the new {source}; then fit again (`anisoalign fit`), or accept it with "
             "nightly.on_drift=warn or a higher threshold"
         )
     refit = config.nightly.on_drift == "refit"
     consequence = "fitting again" if refit else "published all the same"
-    reporter.say(f"warning: the text has drifted: {found}; {consequence}")
+    reporter.say(f"warning: the {source} has drifted: {found}; {consequence}")
     return "refit" if refit else "publish"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.cluster.corpora import source_corpus
 from pipeline.cluster.dataset_flow import FlowReport
 from pipeline.cluster.encode import encode
 from pipeline.cluster.fit import FitReport, fit
+from pipeline.cluster.sources import source_corpus
 from pipeline.cluster.synthesize import synthesize
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter

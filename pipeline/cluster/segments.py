@@ -160,7 +160,7 @@ def _count(
         parts,
         text.dimension,
         MeasureText(bins),
-        title="statistics of the new text",
+        title=f"statistics of the new {text.corpus.name}",
         reporter=reporter,
     )
     return [

@@ -10,17 +10,18 @@ from pipeline.align.registry import load_aligner
 from pipeline.cluster.corpora import (
     embedding_corpus,
     encoder_options,
-    output,
     over_long,
     plan_corpus,
-    source_corpus,
     stored_embeddings,
 )
 from pipeline.cluster.dataset_flow import DatasetRequest, FlowReport, write_dataset
 from pipeline.cluster.encode import encode_side
 from pipeline.cluster.encoder_description import described_encoder, is_by_encoder_of_now
 from pipeline.cluster.fit import FitSide, aligner_path, calibrate, encoder_of, existing_aligner
+from pipeline.cluster.outputs import output
+from pipeline.cluster.sources import source_corpus
 from pipeline.config import RunConfig
+from pipeline.names import Names
 from pipeline.report.console import Reporter
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage import locations
@@ -61,7 +62,7 @@ def synthesize(
     corpus = source_corpus(config, "text", reporter)
     if stored:
         corpus = embedding_corpus(config, "text", reporter)
-    plan = plan_corpus(config, corpus, "text", reporter)
+    plan = plan_corpus(config, corpus, corpus.name, reporter)
     if not corpus.holds_embeddings:
         found = stored_embeddings(config, corpus, plan)
         if found is not None and not is_by_encoder_of_now(config, found):
@@ -71,10 +72,11 @@ def synthesize(
             encode_side(config, "text", reporter)
             found = embedding_corpus(config, "text", reporter)
         if found is not None:
-            corpus, plan = found, plan_corpus(config, found, "text embeddings", reporter)
+            plan = plan_corpus(config, found, f"{found.name} embeddings", reporter)
+            corpus = found
     encoder = _encoder_of_text(config, corpus)
     width = plan.dimension if corpus.holds_embeddings else encoder["dimension"]
-    check_encoder(aligner, path, encoder, width)
+    check_encoder(aligner, path, encoder, width, config.names)
     if exact and aligner.provenance.get("calibration_digest") != plan.digest:
         path = _calibrated(config, aligner, corpus, plan, reporter)
         aligner = load_aligner(path)
@@ -89,16 +91,17 @@ def _encoder_of_text(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
 
 
 def check_encoder(
-    aligner: Aligner, path: str, encoder: Mapping[str, Any], width: int | None
+    aligner: Aligner, path: str, encoder: Mapping[str, Any], width: int | None, names: Names
 ) -> None:
-    """Raise ValueError for text of another width or encoder than the aligner was fitted on."""
+    """Raise ValueError for a source of another width or encoder than the aligner was fitted on."""
     fitted_with = aligner.provenance.get("encoder", {})
     known = {encoder["fingerprint"], fitted_with.get("fingerprint", "")} - {""}
     if width != aligner.dimension or len(known) > 1:
         raise ValueError(
             f"the aligner at {locations.redact_url(path)} was fitted on {aligner.dimension}-wide "
-            f"embeddings of {fitted_with.get('model', 'an unknown encoder')}; the text's are "
-            f"{width}-wide, of {encoder['model']}; use the same encoder for both"
+            f"embeddings of {fitted_with.get('model', 'an unknown encoder')}; the "
+            f"{names.source}'s are {width}-wide, of {encoder['model']}; use the same encoder for "
+            "both"
         )
 
 

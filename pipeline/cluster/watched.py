@@ -6,10 +6,10 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.cluster.corpora import Side
+from pipeline.cluster.outputs import Side
 from pipeline.cluster.run import run
 from pipeline.cluster.samples import Sample, write_sample
 from pipeline.cluster.watching import PeakMemory
@@ -22,6 +22,7 @@ from pipeline.forecast.fitting import (
     Where,
     exclusive_seconds,
 )
+from pipeline.names import DEFAULT_NAMES
 from pipeline.report.timing import TRAINING, Span, TimingReporter
 from pipeline.storage import locations
 from pipeline.storage.manifest import open_manifest
@@ -223,6 +224,7 @@ class Measuring:
         values["units"]["rows_per_shard"] = size.rows["text"]
         values["units"]["images_per_shard"] = size.rows["image"] if pictures else 1
         values["output"]["path"] = f"{place}/output"
+        values["names"] = asdict(DEFAULT_NAMES)  # `_rows_of` looks for them in the titles
         values["rejects"]["max_share"] = 1.0
         for name in ("prior", "refiner"):
             values["align"][name]["steps"] = min(_STEPS, values["align"][name]["steps"])

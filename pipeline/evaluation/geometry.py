@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from pipeline.align.base import Aligner
@@ -23,6 +23,7 @@ from pipeline.evaluation.pairs import Clouds, Pairs, Split, split_pairs, split_r
 from pipeline.evaluation.summary import IntervalKind, summarise
 from pipeline.evaluation.target_size import check_image_counts, target_size
 from pipeline.geometry.neighbours import NEIGHBOURS
+from pipeline.names import DEFAULT_NAMES, Names
 
 
 class Watcher(Protocol):
@@ -92,13 +93,14 @@ def evaluate_geometry(
     ranks: Sequence[int] = RANKS,
     displacements: Sequence[float] = DISPLACEMENTS,
     image_counts: Sequence[int] = (),
+    names: Names = DEFAULT_NAMES,
 ) -> Comparison:
     """Fit and measure methods in every round and sum up; curves are those of the first round.
 
     Methods in `fitted` are measured as they are; `ranks` and `displacements` are the frontier's.
-    Metrics are as `summarise` has them, with `fitting`: the numbers of images and texts, and
-    whether they are `separate` from the pairs. Curves are those of `compare`, with `frontier` and
-    `target_size` where asked for. What is not finite is None in both.
+    Metrics are as `summarise` has them, with the `names` of the sides and `fitting`: the numbers of
+    images and texts, and whether they are `separate` from the pairs. Curves are those of `compare`,
+    with `frontier` and `target_size` where asked for. What is not finite is None in both.
 
     Intervals of one round, and of rounds that measure on the same pairs, are over the pairs; those
     of several splits are between splits.
@@ -107,7 +109,7 @@ def evaluate_geometry(
         ValueError: for an unknown method, and where a setting does not fit the embeddings.
     """
     first = rounds[0]
-    check_image_counts(image_counts, first.fitting.image.shape[0], settings)
+    check_image_counts(image_counts, first.fitting.image.shape[0], settings, names)
     separate = first.split is None
     kind: IntervalKind = "pairs" if separate or len(rounds) == 1 else "splits"
     comparisons = []
@@ -128,6 +130,7 @@ def evaluate_geometry(
                 )
             )
     metrics: dict[str, Any] = summarise([comparison.metrics for comparison in comparisons], kind)
+    metrics["names"] = asdict(names)
     metrics["fitting"] = {
         "images": first.fitting.image.shape[0],
         "texts": first.fitting.text.shape[0],
@@ -142,7 +145,7 @@ def evaluate_geometry(
             )
         curves = {**curves, "frontier": points}
     if image_counts:
-        with watcher.counted("fitting on fewer images") as show:
+        with watcher.counted(f"fitting on fewer {names.targets}") as show:
             sizes = target_size(*parts, image_counts, first.seed, progress=show)
         curves = {**curves, "target_size": sizes}
     return Comparison(_finite(metrics), _finite(curves))

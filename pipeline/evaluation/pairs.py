@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.align.training import seed_of
 from pipeline.geometry.neighbours import NEIGHBOURS
+from pipeline.names import DEFAULT_NAMES, Names
 
 
 @dataclass(frozen=True)
@@ -57,50 +58,50 @@ def unit_rows(array: Any, name: str, path: str) -> Tensor:
     return rows / norms
 
 
-def read_clouds(path: str) -> Clouds:
+def read_clouds(path: str, names: Names = DEFAULT_NAMES) -> Clouds:
     """Read two clouds from an .npz with arrays `image` (n, d) and `text` (k, d).
 
-    Rows are L2-normalised.
+    With other names of the sides the arrays are named by these. Rows are L2-normalised.
 
     Raises:
         ValueError: when the file, an array or its values cannot be used.
     """
+    wanted = names.target, names.source
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            read = {name: arrays[name] for name in ("image", "text") if name in arrays}
+            read = {name: arrays[name] for name in wanted if name in arrays}
             there = ", ".join(arrays.files) or "none"
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
     # numpy says ValueError of anything pickled, and offers to load it unsafely.
     except (BadZipFile, EOFError, ValueError, AttributeError, TypeError):
         raise ValueError(f"{path} is not an .npz archive of arrays of floats") from None
-    missing = [name for name in ("image", "text") if name not in read]
+    missing = [name for name in wanted if name not in read]
     if missing:
         raise ValueError(f"{path} has no array named {' or '.join(missing)}; it has {there}")
-    image, text = (unit_rows(read[name], name, path) for name in ("image", "text"))
+    image, text = (unit_rows(read[name], name, path) for name in wanted)
     if image.shape[1] != text.shape[1]:
-        raise ValueError(
-            f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; both need "
-            "equal widths"
-        )
+        raise ValueError(f"{path}: {_shapes(image, text, names)}; both need equal widths")
     return Clouds(image, text)
 
 
-def read_pairs(path: str) -> Pairs:
+def _shapes(image: Tensor, text: Tensor, names: Names) -> str:
+    shapes = tuple(image.shape), tuple(text.shape)
+    return f"{names.target} has shape {shapes[0]}, {names.source} {shapes[1]}"
+
+
+def read_pairs(path: str, names: Names = DEFAULT_NAMES) -> Pairs:
     """Read paired embeddings from an .npz with arrays `image` and `text`, both (n, d).
 
-    Rows are L2-normalised.
+    With other names of the sides the arrays are named by these. Rows are L2-normalised.
 
     Raises:
         ValueError: when the file, an array or its values cannot be used.
     """
-    clouds = read_clouds(path)
+    clouds = read_clouds(path, names)
     image, text = clouds.image, clouds.text
     if image.shape != text.shape:
-        raise ValueError(
-            f"{path}: image has shape {tuple(image.shape)}, text {tuple(text.shape)}; pairs need "
-            "equal shapes"
-        )
+        raise ValueError(f"{path}: {_shapes(image, text, names)}; pairs need equal shapes")
     return Pairs(image, text)
 
 

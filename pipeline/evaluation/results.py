@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.geometry import Round
+from pipeline.names import Names
 from pipeline.storage import locations
 
 
@@ -45,6 +46,10 @@ def read_results(folder: Path) -> dict[str, Any]:
     for key in ("methods", "gap", "n", "seed"):
         if key not in metrics:
             raise ValueError(f"{folder / 'metrics.json'} has no {key}: it is no evaluation's")
+    try:
+        Names.from_mapping(metrics.get("names"))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'metrics.json'}: {error}") from None
     return {"metrics": metrics, "curves": _read(folder / "curves.json")}
 
 

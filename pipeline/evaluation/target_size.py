@@ -15,6 +15,7 @@ from pipeline.evaluation.comparison import Counted, substitutes
 from pipeline.evaluation.pairs import Clouds, Pairs
 from pipeline.geometry.alignment_metrics import PairedMeasurement
 from pipeline.geometry.shrinkage import Shrinkage
+from pipeline.names import DEFAULT_NAMES, Names
 
 _FEWEST = 3  # images that support a frame of one block
 # ReAlign reads the trace alone, which no shrinkage changes.
@@ -25,14 +26,19 @@ _FITS: tuple[tuple[str, tuple[Shrinkage, ...]], ...] = (
 )
 
 
-def check_image_counts(counts: Sequence[int], images: int, settings: AlignSettings) -> None:
+def check_image_counts(
+    counts: Sequence[int],
+    images: int,
+    settings: AlignSettings,
+    names: Names = DEFAULT_NAMES,
+) -> None:
     """Check numbers of images before anything is fitted; raises ValueError when one cannot be."""
     fewest = _FEWEST if settings.rank == "auto" else settings.rank + 1
     for count in counts:
         if not fewest <= count <= images:
             raise ValueError(
-                f"--image-counts has {count}, but there are {images} images to fit on, and "
-                f"align.rank={settings.rank} needs {fewest} or more; choose counts between"
+                f"--image-counts has {count}, but there are {images} {names.targets} to fit on, "
+                f"and align.rank={settings.rank} needs {fewest} or more; choose counts between"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.export.layout import Layout
+from pipeline.names import Names
 from pipeline.storage.manifest import Manifest
 
 CARD = "README.md"
@@ -74,7 +75,7 @@ class CardFacts:
 
 def card(manifest: Manifest, layout: Layout, facts: CardFacts) -> str:
     """Return the README.md of an export; the front matter is for the Hugging Face Hub."""
-    name = facts.name or "Substitute image embeddings"
+    name = facts.name or f"Substitute {manifest.names.target} embeddings"
     sections = [
         _front_matter(manifest, layout, facts, name),
         f"# {_line(name)}\n\n{_introduction(manifest)}",
@@ -83,10 +84,10 @@ def card(manifest: Manifest, layout: Layout, facts: CardFacts) -> str:
         f"## How it was made\n\n{_making(manifest)}",
     ]
     if table := facts.table():
-        sections.append(f"## Alignment\n\n{_metrics_table(table, facts.metrics)}")
+        sections.append(f"## Alignment\n\n{_metrics_table(table, facts.metrics, manifest.names)}")
     rejects = _counts(manifest.quarantined) or "None.\n"
     sections.append(f"## Rows left out\n\n{rejects}")
-    sections.append(f"## Licence\n\n{_licence(facts)}")
+    sections.append(f"## Licence\n\n{_licence(facts, manifest.names)}")
     return "\n".join(sections)
 
 
@@ -100,7 +101,8 @@ def _front_matter(manifest: Manifest, layout: Layout, facts: CardFacts, name: st
     else:
         lines += ["license: other", f"license_name: {json.dumps(facts.license)}"]
     lines += ["size_categories:", f"- {size}"]
-    lines += ["tags:", "- embeddings", "- multimodal", "- clip", "- anisoalign"]
+    clip = ["- clip"] if manifest.names.default else []
+    lines += ["tags:", "- embeddings", "- multimodal", *clip, "- anisoalign"]
     if layout.name == "hf":
         lines += ["configs:", "- config_name: default", "  data_files:"]
         lines += ["  - split: train", "    path: data/train-*.parquet"]
@@ -109,13 +111,24 @@ def _front_matter(manifest: Manifest, layout: Layout, facts: CardFacts, name: st
 
 def _introduction(manifest: Manifest) -> str:
     norm = "of unit norm" if manifest.unit_rows else "not normalised"
+    width = f"{manifest.dimension}-dimensional {manifest.dtype}"
+    names = manifest.names
+    if not names.default:
+        return (
+            f"{manifest.rows:,} rows of {names.source} with, for each, an embedding that stands in "
+            f"for one of {names.target}: its {names.source} embedding, moved into the cloud of "
+            f"{names.target} embeddings. What takes {names.target} embeddings can be trained on "
+            f"them without any {names.target}, and used with real {names.target} embeddings "
+            "afterwards.\n\n"
+            "Each row has an `id`, the column `text` (empty where the input had none) and a "
+            f"{width} embedding, {norm}.\n"
+        )
     return (
         f"{manifest.rows:,} captions with, for each, an embedding that stands in for that of a "
         "picture: the caption's text embedding, moved into the cloud of image embeddings of the "
         "same encoder. A multimodal language model can be trained on them without any picture, "
         "and used with real image embeddings afterwards.\n\n"
-        f"Each row has an `id`, its text and a {manifest.dimension}-dimensional {manifest.dtype} "
-        f"embedding, {norm}.\n"
+        f"Each row has an `id`, its text and a {width} embedding, {norm}.\n"
     )
 
 
@@ -143,12 +156,15 @@ def _name(path: Any) -> str | None:
     return str(path).rstrip("/").rsplit("/", 1)[-1] if path else None
 
 
-def _metrics_table(table: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]) -> str:
+def _metrics_table(
+    table: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any], sides: Names
+) -> str:
     names = [name for name in _METRICS if any(name in values for values in table.values())]
     pairs = metrics.get("n")
     where = f" on {pairs:,} held-out pairs" if type(pairs) is int else ""
     lines = [
-        f"Geometry of the moved text against real image embeddings{where}, by method.\n",
+        f"Geometry of the moved {sides.source} against real {sides.target} embeddings{where}, by "
+        "method.\n",
         f"| method | {' | '.join(_METRICS[name] for name in names)} |",
         f"|---|{'---|' * len(names)}",
     ]
@@ -162,10 +178,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     return "".join(f"- {_line(reason)}: {count:,}\n" for reason, count in sorted(counts.items()))
 
 
-def _licence(facts: CardFacts) -> str:
+def _licence(facts: CardFacts, names: Names) -> str:
     if facts.license is None:
+        made_of = "captions" if names.default else names.source
         return (
-            "None was stated. The rights in the captions, and the terms of the encoder, hold for "
+            f"None was stated. The rights in the {made_of}, and the terms of the encoder, hold for "
             "what was made of them.\n"
         )
     return f"{_line(facts.license)}\n"

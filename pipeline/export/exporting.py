@@ -103,6 +103,7 @@ def export(
     if f"{place.url}/".startswith(f"{root}/"):
         raise ValueError(f"{redact_url(target)} is inside the dataset; give a folder beside it")
     source = open_source(root, version)
+    layout = dataclasses.replace(layout, target=source.manifest.names.target)
     layout.check(source.schema)
     told = facts or CardFacts()
     identity = _identity(source, layout, told)

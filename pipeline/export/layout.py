@@ -18,6 +18,7 @@ from pipeline.export.conversations import (
     templated,
 )
 from pipeline.export.source import Shard
+from pipeline.names import DEFAULT_NAMES
 
 CONVERSATIONS = "conversations"
 Pieces = Callable[[], Iterable[bytes]]
@@ -42,6 +43,8 @@ class Layout:
 
     settings: ConversationSettings = field(default_factory=ConversationSettings)
     seed: int = 0
+    target: str = DEFAULT_NAMES.target
+    """What the embeddings stand in for."""
 
     name: ClassVar[str]
     has_conversations: ClassVar[bool] = False
@@ -99,15 +102,26 @@ class Layout:
         """Yield the rows' conversations, None where there is neither a given one nor a caption.
 
         Raises:
-            ValueError: for a given one that cannot be trained on, unless templates replace it.
+            ValueError: for a given one that cannot be trained on, unless templates replace it, and
+                where these ask about images that the embeddings do not stand in for.
         """
         column = self.given_column(shard.schema)
         given = None if column is None else shard.values(column)
         for row, (identifier, text) in enumerate(zip(ids, texts, strict=True)):
             turns = None if given is None else self._given(given[row], shard, identifier)
             if turns is None and text is not None:
+                self._check_templates()
                 turns = templated(self.settings, self.seed, identifier, text)
             yield turns
+
+    def _check_templates(self) -> None:
+        templates = self.settings.templates
+        if self.target != DEFAULT_NAMES.target and templates == ConversationSettings().templates:
+            raise ValueError(
+                f"the embeddings stand in for {self.target}, but the templates of conversations "
+                "ask about images: set conversations.templates, or name a column of given ones by "
+                "conversations.column"
+            )
 
     def _given(self, value: object, shard: Shard, identifier: str) -> list[Turn] | None:
         try:

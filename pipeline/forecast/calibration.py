@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast, get_args
 
+from pipeline.names import DEFAULT_NAMES, Names
 from pipeline.storage.receipts import JsonText, checked, parsed, printable
 
 CALIBRATION_VERSION = 1
@@ -135,14 +136,15 @@ class Calibration:
         said["worker_memory"] = _cost(said["worker_memory"])
         return cls(**said)
 
-    def check_fits(self, configuration: Mapping[str, Any]) -> None:
+    def check_fits(self, configuration: Mapping[str, Any], names: Names = DEFAULT_NAMES) -> None:
         """Raise ValueError if it was measured with another encoder, method or kind of run."""
         for name in sorted(configuration.keys() | self.configuration.keys()):
             measured, wanted = self.configuration.get(name), configuration.get(name)
             if measured != wanted:
                 raise ValueError(
-                    f"the calibration is of {name} {printable(str(measured))}, the configuration "
-                    f"has {wanted}: measure with this configuration, without --calibration"
+                    f"the calibration is of {names.instead(name)} {printable(str(measured))}, the "
+                    f"configuration has {wanted}: measure with this configuration, without "
+                    "--calibration"
                 )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.forecast.calibration import Calibration, StageCost
+from pipeline.names import Names
 
 _SECONDS_PER_HOUR = 3600.0
 _START = "starting Ray and its workers"
@@ -115,6 +116,11 @@ class Prediction:
         """What makes the bottleneck shorter, in a sentence."""
         return _ADVICE[self.bottleneck.bound_by]
 
+    def called(self, names: Names) -> Prediction:
+        """Return the prediction with the sides in its stages' titles called by their names."""
+        stages = [replace(stage, title=names.instead(stage.title)) for stage in self.stages]
+        return replace(self, stages=tuple(stages))
+
     def to_mapping(self) -> dict[str, Any]:
         """Return the prediction as plain values."""
         return {
@@ -139,7 +145,7 @@ def predict(costs: Calibration, work: Workload) -> Prediction:
     """
     _check_devices(costs, work)
     if not work.images and any(stage.rows_of in ("image", "both") for stage in costs.stages):
-        raise ValueError("the run has an image side; say of how many rows with --images")
+        raise ValueError("the run has a target side; say of how many rows with --images")
     start = StageSeconds(title=_START, seconds=costs.start, bound_by="start")
     stages = (start, *(_predicted(stage, work) for stage in costs.stages))
     seconds = math.fsum(stage.seconds for stage in stages)

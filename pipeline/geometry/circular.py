@@ -128,7 +128,7 @@ class PhaseStructure:
     def of(cls, sums: CircularSums, neighbours: int) -> PhaseStructure:
         """Return the structure of merged sums; raises ValueError when nothing was counted."""
         if sums.count == 0:
-            raise ValueError("the phase structure of no images does not exist")
+            raise ValueError("the phase structure of no target embeddings does not exist")
         moment = sums.pair / sums.count
         coupling = moment.abs()
         return cls(

@@ -38,7 +38,7 @@ def choose_rank(structure: Tensor, image_count: int) -> int:
     limit = min(structure.shape[0], image_count - 1)
     if limit < 2:
         raise ValueError(
-            f"rank auto needs at least 3 images and 2 dimensions, not {image_count} images of "
+            f"rank auto needs at least 3 target embeddings of 2 dimensions, not {image_count} of "
             f"dimension {structure.shape[0]}"
         )
     eigenvalues = torch.linalg.eigvalsh(structure).clamp(min=0)
@@ -60,8 +60,8 @@ def check_rank(rank: int, dimension: int, image_count: int) -> None:
         )
     if image_count <= rank:
         raise ValueError(
-            f"align.rank is {rank}, but there are only {image_count} images; the covariance needs "
-            "more images than the rank: add images, lower align.rank, or use auto"
+            f"align.rank is {rank}, but there are only {image_count} target embeddings; the "
+            "covariance needs more of them than the rank: add some, lower align.rank, or use auto"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.names import DEFAULT_NAMES
 from pipeline.report.downstream_tables import DOWNSTREAM_TITLE, page_values
 from pipeline.report.figures.downstream import draw_downstream
 from pipeline.report.figures.drawing import look
@@ -27,6 +28,7 @@ def write_downstream_report(folder: Path, results: Mapping[str, Any]) -> Path:
         drawings = [draw_downstream(results)]
     html = render(
         "downstream.html",
+        DEFAULT_NAMES,
         title=DOWNSTREAM_TITLE,
         sections=write_figures(folder, {"In one picture": drawings}),
         **page_values(results),

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.names import DEFAULT_NAMES, Names
+from pipeline.report.metrics import names_of, names_of_all
+
 TABLE_METRICS = {
     "delta_mu": "delta_mu",
     "m_z": "M_Z",
@@ -19,10 +22,10 @@ TABLE_METRICS = {
 """Metrics shown in tables, with their headings."""
 
 TABLE_NAMES = {
-    "identity": "Text (identity)",
+    "identity": "{Source} (identity)",
     "centroid": "Centroid",
     "moment": "Moment match",
-    "permuted": "Permuted images",
+    "permuted": "Permuted {others}",
     "oracle": "Oracle (uses pairs)",
     "c3": "C3",
     "unicorn": "Unicorn",
@@ -37,15 +40,19 @@ TABLE_NAMES = {
     "anisoalign-phase": "AnisoAlign, phase only",
     "anisoalign": "AnisoAlign",
 }
-"""Methods as people know them."""
+"""Methods as people know them; the sides have their own names."""
 
 CONTROLS = ("identity", "permuted", "oracle")
-"""Methods that bound the others (no alignment, no text, pairs used) and so never win."""
+"""Methods that bound the others (no alignment, no source, pairs used) and so never win."""
 
 
-def method_label(name: str) -> str:
+def method_label(name: str, names: Names = DEFAULT_NAMES) -> str:
     """Return a method as people know it; a name that is not in the table stands for itself."""
-    return TABLE_NAMES.get(name, name)
+    label = TABLE_NAMES.get(name)
+    if label is None:
+        return name
+    others = names.targets.removesuffix(" embeddings")  # it has to be short
+    return label.format(Source=names.source.capitalize(), others=others)
 
 
 def contenders(metrics: Mapping[str, Any]) -> list[str]:
@@ -55,14 +62,19 @@ def contenders(metrics: Mapping[str, Any]) -> list[str]:
 
 def table_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of the table of methods, figures to three digits."""
-    return [[method_label(name), *_figures(values)] for name, values in metrics["methods"].items()]
+    sides = names_of(metrics)
+    return [
+        [method_label(name, sides), *_figures(values)]
+        for name, values in metrics["methods"].items()
+    ]
 
 
 def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the rows of the table of several runs: method, run, figures to three digits."""
+    sides = names_of_all(runs)
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics["methods"])
     return [
-        [method_label(name), label, *_figures(values)]
+        [method_label(name, sides), label, *_figures(values)]
         for name in names
         for label, metrics in runs.items()
         if (values := metrics["methods"].get(name))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.names import DEFAULT_NAMES, EITHER, Names
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -27,109 +29,127 @@ class Diagnostic:
     meaning: str
 
 
-METRICS = {
-    "delta_mu": Metric(
-        "δ_μ",
-        "centroid distance",
-        False,
-        "Distance between the centre of the substitutes and the centre of the images; 0 when they "
-        "coincide.",
-    ),
-    "m_z": Metric(
-        "M_Z",
-        "mixing around substitutes",
-        True,
-        "How well images and substitutes mix among the nearest neighbours of a substitute: 0 when "
-        "it sees its own kind alone, 1 when the two cannot be told apart.",
-    ),
-    "m_x": Metric(
-        "M_X",
-        "mixing around images",
-        True,
-        "The same among the nearest neighbours of an image; low when images have no substitutes "
-        "close by.",
-    ),
-    "phi": Metric(
-        "Φ",
-        "text cosine",
-        True,
-        "Mean cosine between a text and its substitute; 1 when nothing moved.",
-    ),
-    "psi": Metric(
-        "Ψ",
-        "similarity correlation",
-        True,
-        "Correlation of the similarities between texts with those between their substitutes; 1 "
-        "when the relations of all texts are kept.",
-    ),
-    "omega": Metric(
-        "Ω",
-        "neighbourhood overlap",
-        True,
-        "Mean share of a text's nearest texts that are still nearest once moved; 1 when every "
-        "neighbourhood is kept.",
-    ),
-    "a_r": Metric(
-        "A_r",
-        "residual anisotropy",
-        False,
-        "Largest eigenvalue of the residual (image minus substitute) over the mean one; 1 when "
-        "what is left points nowhere in particular.",
-    ),
-    "retrieval_r1": Metric(
-        "R@1",
-        "retrieval at 1",
-        True,
-        "Share of substitutes whose nearest image is their own.",
-    ),
-    "retrieval_r5": Metric(
-        "R@5",
-        "retrieval at 5",
-        True,
-        "Share of substitutes with their own image among the five nearest.",
-    ),
-    "retrieval_r10": Metric(
-        "R@10",
-        "retrieval at 10",
-        True,
-        "Share of substitutes with their own image among the ten nearest.",
-    ),
-    "paired_cosine": Metric(
-        "cos",
-        "paired cosine",
-        True,
-        "Mean cosine between an image and the substitute of its own caption.",
-    ),
-}
-"""Every metric of a method, in the order of the page's table."""
+def described_metrics(names: Names) -> dict[str, Metric]:
+    """Return every metric of a method, in the order of the page's table, said of these sides."""
+    source, sources, target, targets = (
+        names.one_source,
+        names.sources,
+        names.one_target,
+        names.targets,
+    )
+    own = "caption" if names.default else source
+    return {
+        "delta_mu": Metric(
+            "δ_μ",
+            "centroid distance",
+            False,
+            f"Distance between the centre of the substitutes and the centre of the {targets}; 0 "
+            "when they coincide.",
+        ),
+        "m_z": Metric(
+            "M_Z",
+            "mixing around substitutes",
+            True,
+            f"How well {targets} and substitutes mix among the nearest neighbours of a substitute: "
+            "0 when it sees its own kind alone, 1 when the two cannot be told apart.",
+        ),
+        "m_x": Metric(
+            "M_X",
+            f"mixing around {targets}",
+            True,
+            f"The same among the nearest neighbours of each {target}; low when {targets} have no "
+            "substitutes close by.",
+        ),
+        "phi": Metric(
+            "Φ",
+            f"{names.source} cosine",
+            True,
+            f"Mean cosine between each {source} and its substitute; 1 when nothing moved.",
+        ),
+        "psi": Metric(
+            "Ψ",
+            "similarity correlation",
+            True,
+            f"Correlation of the similarities between {sources} with those between their "
+            f"substitutes; 1 when the relations of all {sources} are kept.",
+        ),
+        "omega": Metric(
+            "Ω",
+            "neighbourhood overlap",
+            True,
+            f"Mean share of the nearest {sources} of each {source} that are still nearest once "
+            "moved; 1 when every neighbourhood is kept.",
+        ),
+        "a_r": Metric(
+            "A_r",
+            "residual anisotropy",
+            False,
+            f"Largest eigenvalue of the residual ({target} minus substitute) over the mean one; 1 "
+            "when what is left points nowhere in particular.",
+        ),
+        "retrieval_r1": Metric(
+            "R@1",
+            "retrieval at 1",
+            True,
+            f"Share of substitutes whose nearest {target} is their own.",
+        ),
+        "retrieval_r5": Metric(
+            "R@5",
+            "retrieval at 5",
+            True,
+            f"Share of substitutes with their own {target} among the five nearest.",
+        ),
+        "retrieval_r10": Metric(
+            "R@10",
+            "retrieval at 10",
+            True,
+            f"Share of substitutes with their own {target} among the ten nearest.",
+        ),
+        "paired_cosine": Metric(
+            "cos",
+            "paired cosine",
+            True,
+            f"Mean cosine between each {target} and the substitute of its own {own}.",
+        ),
+    }
 
-DIAGNOSTICS = {
-    "c_lambda": Diagnostic(
-        "C_λ",
-        "Correlation of the log eigenvalues of both modalities: near 1 when their spectra have "
-        "the same shape.",
-    ),
-    "g_mu": Diagnostic("G_μ", "Distance between the two centres."),
-    "g_sigma": Diagnostic(
-        "G_Σ", "Distance between the two covariances, relative to that of the images."
-    ),
-    "pair_distance": Diagnostic(
-        "mean ‖x−y‖", "Mean distance between an image and its own text, before anything moves."
-    ),
-    "residual_norm": Diagnostic(
-        "D", "Mean length of what separates a pair once both centres are removed."
-    ),
-    "residual_ratio": Diagnostic(
-        "D / mean ‖x−y‖", "Share of a pair's distance that is left once both centres are removed."
-    ),
-    "a_r": Diagnostic(
-        "A_r", "Anisotropy of that residual: largest eigenvalue over the mean one; 1 if isotropic."
-    ),
-    "d_eff": Diagnostic("d_eff", "Effective number of dimensions of the residual."),
-    "d_eff_share": Diagnostic("d_eff / d", "The same as a share of all dimensions."),
-    "eta_u": Diagnostic("η_U", "Share of the residual inside the dominant joint subspace."),
-}
-"""What is known about the gap before alignment."""
+
+METRICS = described_metrics(DEFAULT_NAMES)
+"""Symbols and directions of every metric; names and meanings are said by `described_metrics`."""
+
+
+def _diagnostics(names: Names) -> dict[str, Diagnostic]:
+    return {
+        "c_lambda": Diagnostic(
+            "C_λ",
+            "Correlation of the log eigenvalues of both modalities: near 1 when their spectra have "
+            "the same shape.",
+        ),
+        "g_mu": Diagnostic("G_μ", "Distance between the two centres."),
+        "g_sigma": Diagnostic(
+            "G_Σ", f"Distance between the two covariances, relative to that of the {names.targets}."
+        ),
+        "pair_distance": Diagnostic(
+            "mean ‖x−y‖",
+            f"Mean distance between each {names.one_target} and its own {names.one_source}, before "
+            "anything moves.",
+        ),
+        "residual_norm": Diagnostic(
+            "D", "Mean length of what separates a pair once both centres are removed."
+        ),
+        "residual_ratio": Diagnostic(
+            "D / mean ‖x−y‖",
+            "Share of a pair's distance that is left once both centres are removed.",
+        ),
+        "a_r": Diagnostic(
+            "A_r",
+            "Anisotropy of that residual: largest eigenvalue over the mean one; 1 if isotropic.",
+        ),
+        "d_eff": Diagnostic("d_eff", "Effective number of dimensions of the residual."),
+        "d_eff_share": Diagnostic("d_eff / d", "The same as a share of all dimensions."),
+        "eta_u": Diagnostic("η_U", "Share of the residual inside the dominant joint subspace."),
+    }
+
 
 _LADDER = {
     "o": ("O", "Overlap of both modalities' main directions, the first {size} of each."),
@@ -139,10 +159,25 @@ _LADDER = {
 _SYMBOLS = re.compile(r"(?<![\w@])(M|O|E|C|G|A|d|δ|η|chance)_(Z|X|r|q|eff|λ|μ|Σ|U|\d+)(?![\w@])")
 
 
-def diagnostic(key: str) -> Diagnostic:
+def names_of(metrics: Mapping[str, Any]) -> Names:
+    """Return what the sides of an evaluation are called; raises ValueError for what are no names.
+
+    Metrics of earlier releases say nothing of them and are of text and image.
+    """
+    return Names.from_mapping(metrics.get("names"))
+
+
+def names_of_all(runs: Mapping[str, Mapping[str, Any]]) -> Names:
+    """Return what the sides of all runs are called: source and target, where runs differ."""
+    found = {names_of(metrics) for metrics in runs.values()}
+    return found.pop() if len(found) == 1 else EITHER
+
+
+def diagnostic(key: str, names: Names = DEFAULT_NAMES) -> Diagnostic:
     """Return what a key of the gap means; `o_13`, `chance_13` and `e_13` speak of 13 directions."""
-    if key in DIAGNOSTICS:
-        return DIAGNOSTICS[key]
+    known = _diagnostics(names)
+    if key in known:
+        return known[key]
     kind, _, size = key.partition("_")
     if kind in _LADDER and size.isdecimal():
         symbol, meaning = _LADDER[kind]

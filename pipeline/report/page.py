@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from pipeline.names import Names
 from pipeline.report.downstream_tables import DOWNSTREAM_TITLE, page_values
 from pipeline.report.figures import FIGURE_NAMES, draw_figures
 from pipeline.report.figures.downstream import draw_downstream
@@ -18,11 +19,13 @@ from pipeline.report.figures.drawing import Drawing, look, png, svg
 from pipeline.report.methods import CONTROLS, contenders, method_label
 from pipeline.report.metrics import (
     METRICS,
+    described_metrics,
     diagnostic,
     figure_text,
     first_round,
     interval,
     interval_note,
+    names_of,
     split_symbols,
     with_nan,
 )
@@ -51,18 +54,20 @@ def write_report(
     figures and styles and loads nothing. The same input gives the same bytes.
     """
     metrics, curves = with_nan(metrics), with_nan(curves)
+    names = names_of(metrics)
     drawings = draw_figures(metrics, curves)
     if downstream is not None:
         with look():
             drawings[DOWNSTREAM_TITLE] = [draw_downstream(downstream)]
     html = render(
         "report.html",
+        names,
         title=title,
         verdict=verdict(metrics),
         rows=_method_rows(metrics),
         intervals=interval_note(metrics),
         gap=[
-            {"key": key, "text": figure_text(value), "exact": exact(value), **_meaning(key)}
+            {"key": key, "text": figure_text(value), "exact": exact(value), **_meaning(key, names)}
             for key, value in metrics["gap"].items()
         ],
         sections=write_figures(folder, drawings),
@@ -103,22 +108,25 @@ def write_page(folder: Path, html: str) -> Path:
     return path
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a page of the report's look; all values are escaped."""
-    return _environment().get_template(template).render(metrics=METRICS, **values)
+def render(template: str, names: Names, **values: Any) -> str:
+    """Return a page of the report's look on sides of these names; all values are escaped."""
+    metrics = described_metrics(names)
+    return _environment().get_template(template).render(metrics=metrics, **values)
 
 
 def facts(metrics: Mapping[str, Any]) -> str:
     """Return what the numbers rest on: pairs, what was fitted on, seed, splits, intervals."""
     splits, fitting = metrics.get("splits", 1), metrics.get("fitting")
     pairs = f"{metrics['n']:,} held-out pairs"
+    if not names_of(metrics).default:
+        pairs += f" of {names_of(metrics).source} and {names_of(metrics).target}"
     if fitting and fitting["separate"]:
         over = "" if splits == 1 else f", the mean of {splits} fits from this seed on"
-        resting = f"{pairs}, {_fitted_on(fitting)} of their own, seed {metrics['seed']}{over}."
+        resting = f"{pairs}, {_fitted_on(metrics)} of their own, seed {metrics['seed']}{over}."
     else:
         over = "one split" if splits == 1 else f"the mean of {splits} splits"
         if fitting:
-            over += f", {_fitted_on(fitting)}"
+            over += f", {_fitted_on(metrics)}"
         resting = f"{pairs}, {over}, seed {metrics['seed']}."
     note = interval_note(metrics)
     return resting + first_round(metrics) + (f" {note}." if note else "")
@@ -129,12 +137,15 @@ def exact(value: float) -> str:
     return repr(float(value)) if math.isfinite(value) else ""
 
 
-def _fitted_on(fitting: Mapping[str, Any]) -> str:
-    return f"fitted on {fitting['images']:,} images and {fitting['texts']:,} unpaired texts"
+def _fitted_on(metrics: Mapping[str, Any]) -> str:
+    fitting, names = metrics["fitting"], names_of(metrics)
+    images, texts = f"{fitting['images']:,}", f"{fitting['texts']:,}"
+    return f"fitted on {images} {names.targets} and {texts} unpaired {names.sources}"
 
 
 def _method_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     best = {metric: _best(metrics, metric) for metric in METRICS}
+    names = names_of(metrics)
     rows = []
     for name, values in metrics["methods"].items():
         cells = []
@@ -150,7 +161,12 @@ def _method_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 }
             )
         rows.append(
-            {"name": name, "label": method_label(name), "control": name in CONTROLS, "cells": cells}
+            {
+                "name": name,
+                "label": method_label(name, names),
+                "control": name in CONTROLS,
+                "cells": cells,
+            }
         )
     return rows
 
@@ -163,8 +179,8 @@ def _best(metrics: Mapping[str, Any], metric: str) -> float | None:
     return max(known) if METRICS[metric].higher_is_better else min(known)
 
 
-def _meaning(key: str) -> dict[str, str]:
-    found = diagnostic(key)
+def _meaning(key: str, names: Names) -> dict[str, str]:
+    found = diagnostic(key, names)
     return {"symbol": found.symbol, "meaning": found.meaning}
 
 

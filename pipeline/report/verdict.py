@@ -13,6 +13,7 @@ from pipeline.report.metrics import (
     interval,
     mixing,
     mixing_interval,
+    names_of,
     with_nan,
 )
 
@@ -23,26 +24,27 @@ _MOST_NAMED = 4
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """Return one sentence: who mixes best, who keeps the texts' geometry, who retrieves best.
+    """Return one sentence: who mixes best, who keeps the source's geometry, who retrieves best.
 
     Two methods tie where their 95 % intervals overlap; without intervals, where they agree to
     three digits. Controls never win, nor do methods whose figure is None or NaN.
     """
     metrics = with_nan(metrics)
+    sides = names_of(metrics)
     names = contenders(metrics)
     if not names:
         return "Only controls were measured, so no method wins."
     if len(names) == 1:
         figures = _figures(metrics, names, ("m_z", "m_x", "omega", "retrieval_r1"))
-        return f"{_spoken(names[0])} ({figures}) was measured beside controls alone."
+        return f"{_spoken(metrics, names[0])} ({figures}) was measured beside controls alone."
     mixes = _leaders(metrics, names, "mixing")
     clauses = [
         _clause(
             metrics,
             mixes,
             names,
-            "mixes best with the images",
-            "the best mixing with the images",
+            f"mixes best with the {sides.targets}",
+            f"the best mixing with the {sides.targets}",
             ("m_z", "m_x"),
         )
     ]
@@ -57,14 +59,14 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     for metric, verb, subject, shown in (
         (
             "omega",
-            "keeps most of the texts' geometry",
-            "keeping most of the texts' geometry",
+            f"keeps most of the {sides.sources}' geometry",
+            f"keeping most of the {sides.sources}' geometry",
             ("omega", "psi"),
         ),
         (
             "retrieval_r1",
-            "finds the paired image most often",
-            "finding the paired image most often",
+            f"finds the paired {sides.one_target} most often",
+            f"finding the paired {sides.one_target} most often",
             ("retrieval_r1",),
         ),
     ):
@@ -115,19 +117,19 @@ def _clause(
         return f"no method has a figure for {subject}"
     figures = _figures(metrics, leaders, shown)
     if len(leaders) == 1:
-        return f"{_spoken(leaders[0])} {verb} ({figures})"
-    who = f"all {len(leaders)}" if len(leaders) == len(field) else _listing(leaders)
+        return f"{_spoken(metrics, leaders[0])} {verb} ({figures})"
+    who = f"all {len(leaders)}" if len(leaders) == len(field) else _listing(metrics, leaders)
     return f"{who} tie for {subject} ({figures})"
 
 
-def _spoken(name: str) -> str:
+def _spoken(metrics: Mapping[str, Any], name: str) -> str:
     """Return a method's label without the comma that would part it in a listing."""
-    method, _, variant = method_label(name).partition(", ")
+    method, _, variant = method_label(name, names_of(metrics)).partition(", ")
     return f"{method} ({variant})" if variant else method
 
 
-def _listing(names: Sequence[str]) -> str:
-    labels = [_spoken(name) for name in names]
+def _listing(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
+    labels = [_spoken(metrics, name) for name in names]
     if len(labels) > _MOST_NAMED:
         labels = [*labels[: _MOST_NAMED - 1], f"{len(labels) - _MOST_NAMED + 1} others"]
     return ", ".join(labels[:-1]) + " and " + labels[-1]

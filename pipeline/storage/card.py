@@ -17,13 +17,23 @@ def write_card(root: str, manifest: Manifest) -> None:
     locations.write_bytes(locations.join(root, CARD), _card(manifest).encode())
 
 
+def _sides(manifest: Manifest) -> str:
+    names = manifest.names
+    if manifest.kind != "substitutes":
+        return ""
+    return (
+        f"Substitute {names.target} embeddings: those of {names.source}, moved into the cloud of "
+        f"{names.target} embeddings.\n\n"
+    )
+
+
 def _card(manifest: Manifest) -> str:
     made = manifest.encoder.get("model", "unknown")
     # Named one by one: data/ may hold shards of other versions too.
     files = "".join(f"  - {receipt.path}\n" for receipt in manifest.receipts)
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
-        f"# {manifest.kind}\n\n"
+        f"# {manifest.names.instead(manifest.kind)}\n\n{_sides(manifest)}"
         f"Version {manifest.version}, {manifest.rows} rows in {manifest.units} shards, "
         f"{manifest.dimension}-dimensional {manifest.dtype} embeddings "
         f"{'of unit norm' if manifest.unit_rows else 'not normalised'} "

@@ -50,6 +50,8 @@ class Corpus:
     brought to. With `unique_texts` a caption that an earlier row has, but for case, spaces and
     form, is rejected.
 
+    `called` is the name of the side, where that is not the modality that it is read as.
+
     A corpus of `parts` is mixed from theirs: its rows are chosen by `seed` where parts are not
     taken whole, and of its own it has no path and no columns but those passed through.
 
@@ -67,6 +69,7 @@ class Corpus:
     ids_path: str | None = None
     passed_through: tuple[str, ...] = ()
     max_text_bytes: int = MAX_TEXT_BYTES
+    called: str = ""
     unicode: Literal["none", "NFC", "NFKC"] = "none"
     unique_texts: bool = False
     parts: tuple[Part, ...] = ()
@@ -95,6 +98,11 @@ class Corpus:
         return redact_url(self.path)
 
     @property
+    def name(self) -> str:
+        """What its rows are called."""
+        return self.called or self.modality
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What is read and how, JSON-able; the path is absolute and without credentials."""
         fields = dataclasses.fields(self)
@@ -102,8 +110,10 @@ class Corpus:
         values = {
             one.name: getattr(self, one.name)
             for one in fields
-            if one.name not in _ADDED or getattr(self, one.name) != one.default
+            if one.name != "called"
+            and (one.name not in _ADDED or getattr(self, one.name) != one.default)
         }
+        values["modality"] = self.name
         values["passed_through"] = [*self.passed_through]
         values["path"] = "" if self.parts else redact_url(locations.absolute(self.path))
         if self.parts:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pipeline.names import DEFAULT_NAMES, Names
 from pipeline.schema import SCHEMA_VERSION, RejectReason
 from pipeline.storage import locations
 from pipeline.storage.card import write_card
@@ -23,6 +24,7 @@ from pipeline.storage.corpus import Unit
 from pipeline.storage.id_index import IndexSegment
 from pipeline.storage.locations import StoreError, redact_url
 from pipeline.storage.manifest_checks import check_fields
+from pipeline.storage.places import redacted
 from pipeline.storage.receipts import (
     JsonText,
     Kinds,
@@ -64,6 +66,7 @@ _OPTIONAL: Kinds = {
     "run": (str,),
     "changes": (dict,),
     "drift": (dict, type(None)),
+    "names": (dict,),
     "index": (list, type(None)),
 }
 """Fields that manifests of earlier releases don't have."""
@@ -76,7 +79,8 @@ class Manifest:
     `source` says which corpus it was made from: path, columns and the digest of the plan. `run` is
     the run's id; `changes` the keys of units "added", "removed" and "kept" against the parent,
     empty in manifests of earlier releases; `drift` what a night measured against the aligner;
-    `index` the segments of the id index, None where there is none (earlier releases, embeddings).
+    `index` the segments of the id index, None where there is none (earlier releases, embeddings);
+    `names` what the sides are called, text and image in manifests of earlier releases.
     """
 
     version: str
@@ -101,6 +105,7 @@ class Manifest:
     changes: dict[str, list[str]] = field(default_factory=dict)
     drift: dict[str, Any] | None = None
     index: tuple[IndexSegment, ...] | None = None
+    names: Names = DEFAULT_NAMES
 
     @property
     def files(self) -> dict[str, int]:
@@ -131,6 +136,7 @@ class Manifest:
         values = checked(parsed(text, "manifest"), _KINDS, "manifest", _OPTIONAL)
         check_counts(values["quarantined"], "manifest")
         check_fields(values)
+        values["names"] = Names.from_mapping(values.get("names"))
         values["receipts"] = tuple(Receipt.from_dict(one) for one in values["receipts"])
         values["duplicate_units"] = tuple(values["duplicate_units"])
         values["skipped_files"] = tuple(values["skipped_files"])
@@ -164,16 +170,17 @@ def commit(
     run_id: str = "",
     drift: Mapping[str, Any] | None = None,
     index: Sequence[IndexSegment] | None = None,
+    names: Names = DEFAULT_NAMES,
     before_publish: Callable[[], None] | None = None,
 ) -> Manifest:
     """Publish a new version of the dataset in `root` and return its manifest.
 
-    Where nothing differs from the current version (shards, source, encoder, aligner, duplicates,
-    skipped files, ids checked now, an id index now), the current one stays and is
-    returned. URLs lose their credentials on the way. One writer at a time, the caller sees to it:
-    the version's number is the highest there plus one, and a manifest that is there is never
-    written over. `before_publish` is called right before manifest, card and pointer are written;
-    what it raises leaves the current version current.
+    Where nothing differs from the current version (shards, source, encoder, aligner, names,
+    duplicates, skipped files, ids checked now, an id index now), that one stays and is returned.
+    URLs lose their credentials on the way. One writer at a time, the caller sees to it: the
+    version's number is the highest there plus one, and a manifest is never written over.
+    `before_publish` is called right before manifest, card and pointer are written; what it raises
+    leaves the current version current.
 
     Raises:
         ValueError: if the folder cannot be written, or its current manifest is damaged.
@@ -211,6 +218,7 @@ def commit(
         changes=_changes(current, ordered),
         drift=None if drift is None else redacted(dict(drift)),
         index=None if index is None else tuple(sorted(index, key=lambda segment: segment.path)),
+        names=names,
     )
     digest = content_digest(draft)
     same = current is not None and content_digest(current) == digest
@@ -355,19 +363,6 @@ def versions(root: str) -> list[str]:
     )
 
 
-def redacted(value: Any) -> Any:
-    """Return a JSON value with the credentials of every URL in it masked."""
-    if isinstance(value, str):
-        return redact_url(value)
-    if isinstance(value, Mapping):
-        return {key: redacted(one) for key, one in value.items()}
-    if isinstance(value, tuple):
-        return tuple(redacted(one) for one in value)
-    if isinstance(value, list):
-        return [redacted(one) for one in value]
-    return value
-
-
 def _next_number(root: str) -> int:
     names = versions(root)
     return int(names[-1].split("-")[0]) + 1 if names else 1
@@ -390,6 +385,8 @@ def content_digest(manifest: Manifest) -> str:
         manifest.encoder,
         manifest.aligner,
     ]
+    if not manifest.names.default:  # else as in earlier releases
+        content.append(dataclasses.asdict(manifest.names))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

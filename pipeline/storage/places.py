@@ -7,7 +7,7 @@ endpoint that someone configured reaches a log, an error or a manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ def redact_url(text: str) -> str:
         return f"{scheme}://{rest}"
 
     return _URL_IN_TEXT.sub(mask, text)
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON value with the credentials of every URL in it masked."""
+    if isinstance(value, str):
+        return redact_url(value)
+    if isinstance(value, Mapping):
+        return {key: redacted(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(redacted(one) for one in value)
+    if isinstance(value, list):
+        return [redacted(one) for one in value]
+    return value
 
 
 def resolve(url: str) -> tuple[Any, str]:

@@ -252,10 +252,9 @@ def _dataset_files(corpus: Corpus) -> Files:
     """Return the shards of our own dataset's current version, one slice each, unread."""
     root = locations.absolute(corpus.path)
     manifest = open_manifest(root)
-    if manifest.kind != f"{corpus.modality}-embeddings":
-        raise ValueError(
-            f"the dataset {corpus.shown} holds {manifest.kind}, not {corpus.modality}-embeddings"
-        )
+    kind = manifest.names.instead(manifest.kind)
+    if kind != f"{corpus.name}-embeddings":
+        raise ValueError(f"the dataset {corpus.shown} holds {kind}, not {corpus.name}-embeddings")
     receipts = [receipt for receipt in manifest.receipts if receipt.rows]
     if not receipts:
         raise ValueError(f"the dataset {corpus.shown} has no row")

@@ -336,8 +336,8 @@ def test_rank_auto_and_the_smallest_rank():
     ("rank", "images", "message"),
     [
         (WIDTH + 2, 500, f"only {WIDTH} dimensions"),
-        (6, 6, "only 6 images"),
-        ("auto", 2, "at least 3 images"),
+        (6, 6, "only 6 target embeddings"),
+        ("auto", 2, "at least 3 target embeddings"),
     ],
 )
 def test_ranks_that_do_not_fit(rank, images, message):

@@ -48,7 +48,7 @@ def test_realign_applies_the_fits_own_mean_to_new_text():
 
 
 def test_realign_of_equal_texts():
-    with pytest.raises(ValueError, match="all text embeddings are equal"):
+    with pytest.raises(ValueError, match="all source embeddings are equal"):
         ReAlign().fit(IMAGE, torch.eye(12)[:1].repeat(5, 1))
 
 

@@ -12,10 +12,11 @@ import torch
 from botocore.exceptions import BotoCoreError
 
 from pipeline.benchmarks.faults import digest_of, rows_digest
-from pipeline.cluster.corpora import changed_units, encoder_options, plan_corpus, source_corpus
+from pipeline.cluster.corpora import changed_units, encoder_options, plan_corpus
 from pipeline.cluster.lifecycle import run_flow
 from pipeline.cluster.nightly import nightly
 from pipeline.cluster.session import ray_session
+from pipeline.cluster.sources import source_corpus
 from pipeline.cluster.synthesize import synthesize
 from pipeline.config import RunConfig, parse_config
 from pipeline.report.console import Reporter

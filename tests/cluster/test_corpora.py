@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.corpora import embedding_corpus, embeddings_root, encoder_options
+from pipeline.cluster.corpora import embedding_corpus, encoder_options
+from pipeline.cluster.outputs import embeddings_root
 from pipeline.config import parse_config
 from pipeline.report.console import Reporter
 from pipeline.storage import commit

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.align import create_aligner
-from pipeline.cluster.corpora import source_corpus
+from pipeline.cluster.sources import source_corpus
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import read_embeddings

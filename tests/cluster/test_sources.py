@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.corpora import output
 from pipeline.cluster.encode import encode
 from pipeline.cluster.fit import fit
+from pipeline.cluster.outputs import output
 from pipeline.cluster.run import run as whole_run
 from pipeline.cluster.synthesize import synthesize
 from pipeline.config import ConfigError

@@ -17,14 +17,14 @@ from click.testing import CliRunner
 
 from pipeline.align import load_aligner
 from pipeline.cli import cli
-from pipeline.cluster.corpora import demo_corpora
 from pipeline.cluster.demo import demo_config
+from pipeline.cluster.sources import demo_corpora
 from pipeline.evaluation import DEFAULT_METHODS
 from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.frontier import TRANSPORTS
 from pipeline.evaluation.pairs import read_pairs
 from pipeline.report.console import Reporter
-from pipeline.report.methods import TABLE_NAMES
+from pipeline.report.methods import method_label
 from pipeline.storage import embeddings_of, open_manifest, read_shard, verify
 from tests.browser import browser
 from tests.readme import python_snippets
@@ -65,7 +65,7 @@ def test_the_sizes_are_those_of_the_configuration(tmp_path: Path) -> None:
 def test_prints_a_row_a_method_and_ends_with_json(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     for name in DEFAULT_METHODS:
-        assert TABLE_NAMES[name] in printed
+        assert method_label(name) in printed
     for column in ("delta_mu", "M_Z", "M_X", "Phi", "Psi", "Omega", "A_r"):
         assert column in printed
     *_, page, summary = printed.splitlines()

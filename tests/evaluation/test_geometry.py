@@ -70,7 +70,8 @@ def test_every_split_is_fitted_and_measured_on_its_own():
         alone.append(compare(aligners, one.held_out, seed, resamples=0))
     expected = summarise([comparison.metrics for comparison in alone], "splits")
     fitting = {"images": 40, "texts": 40, "separate": False}
-    assert found.metrics == {**expected, "fitting": fitting}
+    names = {"source": "text", "target": "image"}
+    assert found.metrics == {**expected, "fitting": fitting, "names": names}
     assert found.curves == alone[0].curves
     assert recorder.titles == [
         "training",

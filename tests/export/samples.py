@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.export.exporting import LAYOUTS, ExportReport, export
 from pipeline.export.layout import Layout
+from pipeline.names import DEFAULT_NAMES, Names
 from pipeline.schema import EMBEDDING, ID, TEXT
 from pipeline.storage import (
     Manifest,
@@ -80,6 +81,7 @@ def write_substitutes(
     dtype: str = "float16",
     null_text: bool = False,
     kind: Any = "substitutes",
+    names: Names = DEFAULT_NAMES,
 ) -> Manifest:
     """A dataset of substitutes; columns beside id and text are passed through."""
     columns = captions() if columns is None else columns
@@ -118,6 +120,7 @@ def write_substitutes(
         encoder={"model": "toy", "pretrained": "laion", "fingerprint": "abc"},
         aligner={"method": "anisoalign", "fingerprint": "0123"},
         software={"anisoalign": "1", "torch": "2"},
+        names=names,
     )
 
 

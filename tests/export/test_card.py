@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from pipeline.export import FORMATS
 from pipeline.export.card import CardFacts, card
 from pipeline.export.exporting import LAYOUTS
+from pipeline.names import Names
 from pipeline.storage import open_manifest
 
 METRICS = {
@@ -92,3 +94,27 @@ def test_size_categories(dataset, rows, size):
 def test_rows_that_are_not_of_unit_norm(dataset):
     manifest = dataclasses.replace(open_manifest(dataset), aligner={"unit_rows": False})
     assert "not normalised" in card(manifest, LAYOUTS["hf"](), CardFacts())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_card_of_other_modalities(name, dataset):
+    usual = open_manifest(dataset)
+    named = dataclasses.replace(usual, names=Names(source="audio", target="depth"))
+    facts = CardFacts(metrics=METRICS)
+    layout = LAYOUTS[name]()
+    text = card(named, layout, facts).replace(layout.reading, "")
+    for said in (
+        "# Substitute depth embeddings",
+        "30 rows of audio with, for each, an embedding that stands in for one of depth",
+        "its audio embedding, moved into the cloud of depth embeddings",
+        "Geometry of the moved audio against real depth embeddings on 2,000 held-out pairs",
+        "The rights in the audio,",
+    ):
+        assert said in text
+    assert front_matter(text)["pretty_name"] == "Substitute depth embeddings"
+    assert "clip" not in front_matter(text)["tags"]
+    words = text.replace("the column `text`", "").replace("captions.parquet", "")
+    words = words.replace(layout.title, "")
+    assert not re.search(r"\b(texts?|images?|captions?|pictures?)\b", words, re.IGNORECASE)
+    assert "# Substitute image embeddings" in card(usual, layout, facts)
+    assert "the moved text against real image embeddings" in card(usual, layout, facts)

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.export import CONVERSATIONAL_FORMATS, FORMATS, exporting
 from pipeline.export.card import CardFacts
-from pipeline.export.conversations import ConversationSettings
+from pipeline.export.conversations import ConversationSettings, Exchange
 from pipeline.export.exporting import LAYOUTS
+from pipeline.names import Names
 from pipeline.storage import locations, open_manifest
 from pipeline.storage.lease import Lease, LeaseHeldError
 from tests.export.samples import (
@@ -348,3 +349,23 @@ def test_shards_of_other_columns_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="has other columns than the first one"):
         run(root, tmp_path / "out", "hf")
+
+
+@pytest.mark.parametrize("name", CONVERSATIONAL_FORMATS)
+def test_templates_about_images_are_for_images(name, tmp_path):
+    """Of other modalities nobody is asked what an image shows: other templates, or none."""
+    root, names = str(tmp_path / "dataset"), Names(source="audio", target="depth")
+    write_substitutes(root, tmp_path / "in", names=names)
+    with pytest.raises(ValueError, match=r"stand in for depth, .*set conversations\.templates"):
+        run(root, tmp_path / "images", name)
+    own = ConversationSettings(templates=(Exchange(human="How far is it?", gpt="{text}"),))
+    run(root, tmp_path / "own", LAYOUTS[name](settings=own))
+    check_sums(tmp_path / "own")
+    assert "Substitute depth embeddings" in (tmp_path / "own" / "README.md").read_text()
+
+
+def test_rows_without_a_caption_need_no_templates(tmp_path):
+    root, names = str(tmp_path / "dataset"), Names(source="audio", target="depth")
+    columns = {"id": ["a", "b"]}
+    write_substitutes(root, tmp_path / "in", columns, null_text=True, names=names)
+    assert run(root, tmp_path / "out", "webdataset").rows == 2

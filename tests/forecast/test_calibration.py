@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.forecast.calibration import Calibration, Cost
+from pipeline.names import Names
 from tests.forecast.samples import calibration
 
 
@@ -88,3 +89,8 @@ def test_it_is_good_for_its_own_configuration():
         costs.check_fits({"encoder.model": "ViT-B-32", "method": "anisoalign"})
     with pytest.raises(ValueError, match="fits None"):
         costs.check_fits({"encoder.model": "demo", "method": "anisoalign", "fits": True})
+    given = {"text embeddings given": True}
+    with pytest.raises(ValueError, match="is of audio embeddings given False"):
+        calibration(configuration={"text embeddings given": False}).check_fits(
+            given, Names(source="audio", target="text")
+        )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.forecast.calibration import Cost, StageCost
 from pipeline.forecast.prediction import Prediction, predict
+from pipeline.names import Names
 from tests.forecast.samples import MOMENTS, calibration, workload
 
 LARGE = 10**10
@@ -196,3 +197,14 @@ def test_both_sides_and_each_alone():
     assert both.seconds == 1500.0  # less than a unit: one task, on one CPU
     alone = dataclasses.replace(stage, rows_of="image")
     assert predict(calibration(stages=(alone,)), workload(images=500)).stages[1].seconds == 500.0
+
+
+def test_stages_are_called_by_the_names_of_the_sides():
+    found = predict(calibration(), workload())
+    named = found.called(Names(source="audio", target="text"))
+    titles = [stage.title for stage in named.stages]
+    assert titles[1:5] == ["planning audio", "checking ids", "encoding audio", "encoding text"]
+    assert "moments of audio" in titles
+    assert named.seconds == found.seconds
+    assert named.advice == found.advice
+    assert found.called(Names()) == found

@@ -109,7 +109,7 @@ def test_chosen_rank_holds_nearly_all_of_the_trace():
 
 
 def test_no_rank_without_images_or_covariance():
-    with pytest.raises(ValueError, match="at least 3 images"):
+    with pytest.raises(ValueError, match="at least 3 target embeddings"):
         choose_rank(torch.eye(6).double(), 2)
     with pytest.raises(ValueError, match="no covariance"):
         choose_rank(torch.zeros(6, 6).double(), 100)
@@ -122,8 +122,8 @@ def test_no_rank_without_images_or_covariance():
         (0, 8, 100, "even number"),
         (-2, 8, 100, "even number"),
         (10, 9, 100, "choose an even rank up to 8"),
-        (6, 8, 6, "only 6 images"),
-        (6, 8, 2, "only 2 images"),
+        (6, 8, 6, "only 6 target embeddings"),
+        (6, 8, 2, "only 2 target embeddings"),
     ],
 )
 def test_unusable_ranks_say_why(rank, dimension, images, message):

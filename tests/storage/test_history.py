@@ -77,7 +77,7 @@ def test_manifests_of_earlier_releases(tmp_path):
     manifest, _ = write_dataset(root, tmp_path / "in")
     where = tmp_path / "out" / "versions" / f"{manifest.version}.json"
     value = json.loads(where.read_text())
-    for name in ("run", "changes", "drift"):
+    for name in ("run", "changes", "drift", "names"):
         del value[name]
     where.write_text(json.dumps(value))
     (found,) = describe(root)

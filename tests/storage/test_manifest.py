@@ -16,7 +16,7 @@ from pipeline.storage import (
     versions,
 )
 from pipeline.storage.locations import StoreError
-from pipeline.storage.manifest import redacted
+from pipeline.storage.places import redacted
 from tests.storage.samples import write_dataset
 
 
@@ -85,7 +85,7 @@ def test_manifests_of_earlier_releases_are_read(root, tmp_path):
     manifest, receipts = write_dataset(root, tmp_path / "in")
 
     def older(value):
-        for name in ("run", "changes", "drift"):
+        for name in ("run", "changes", "drift", "names"):
             del value[name]
 
     edit(root, manifest, older)

@@ -18,39 +18,51 @@ from pipeline.report.figures.drawing import (
     panels,
     plain,
     visible,
+    wrapped,
 )
 from pipeline.report.methods import CONTROLS, method_label
-from pipeline.report.metrics import METRICS, figure_text, first_round, interval
+from pipeline.report.metrics import (
+    described_metrics,
+    figure_text,
+    first_round,
+    interval,
+    names_of,
+)
 
 _CONTROL_HATCH = "////"
 
 
 def draw_mixing(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw M_Z and M_X of every method."""
-    title = "Target side: how well substitutes mix with images"
+    targets = names_of(metrics).targets
+    title = f"Target side: how well substitutes mix with {targets}"
     return Drawing(
         "mixing",
         title,
-        "Longer bars mean that substitutes (left) and images (right) see more of the other kind "
-        "among their nearest neighbours; a good method is long on both sides.",
+        f"Longer bars mean that substitutes (left) and {targets} (right) see more of the other "
+        "kind among their nearest neighbours; a good method is long on both sides.",
         _bars(metrics, ("m_z", "m_x"), title),
     )
 
 
 def draw_semantics(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw Phi, Psi and Omega of every method."""
-    title = "Source side: how much of the text is kept"
+    names = names_of(metrics)
+    title = f"Source side: how much of the {names.source} is kept"
     return Drawing(
         "semantics",
         title,
-        "Longer bars mean that more is kept of each text's place, of the similarities between "
-        "texts and of each text's neighbourhood; the unmoved text keeps all.",
+        f"Longer bars mean that more is kept of each {names.one_source}'s place, of the "
+        f"similarities between {names.sources} and of each {names.one_source}'s neighbourhood; the "
+        f"unmoved {names.source} keeps all.",
         _bars(metrics, ("phi", "psi", "omega"), title),
     )
 
 
 def _bars(metrics: Mapping[str, Any], shown: Sequence[str], title: str) -> Any:
     methods = list(metrics["methods"])
+    names = names_of(metrics)
+    told = described_metrics(names)
     figure, axes = panels(title, 1, len(shown), 1.45 + 0.24 * len(methods), sharey=True)
     for panel, metric in zip(axes[0], shown, strict=True):
         for position, name in enumerate(methods):
@@ -81,10 +93,12 @@ def _bars(metrics: Mapping[str, Any], shown: Sequence[str], title: str) -> Any:
         panel.grid(visible=False, axis="y")
         panel.set_xlim(min(0.0, panel.get_xlim()[0]), max(1.05, panel.get_xlim()[1]))
         panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        described = METRICS[metric]
-        words = described.name.replace(" ", "\n", 1)  # long names would run into one another
+        described = told[metric]
+        first, _, rest = described.name.partition(" ")
+        words = f"{first}\n{wrapped(rest, 20)}"  # long names would run into one another
         panel.set_xlabel(f"{formula(described.symbol)}\n{words}", fontsize=7.5)
-    axes[0, 0].set_yticks(range(len(methods)), [plain(method_label(name)) for name in methods])
+    labels = [plain(method_label(name, names)) for name in methods]
+    axes[0, 0].set_yticks(range(len(methods)), labels)
     axes[0, 0].invert_yaxis()
     legend_below(
         figure,
@@ -100,6 +114,7 @@ def _bars(metrics: Mapping[str, Any], shown: Sequence[str], title: str) -> Any:
 def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw the normalised spectrum of the residual that each method leaves."""
     title = "What each method leaves over"
+    names = names_of(metrics)
     figure, axes = panels(title, 1, 1, 4.4)
     dimension = max(len(values) for values in curves["method_spectra"].values())
     for position, (name, values) in enumerate(curves["method_spectra"].items()):
@@ -118,7 +133,7 @@ def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
             markersize=5.5,
             # Staggered, so that markers of methods that nearly agree do not hide each other.
             markevery=(0.02 * position, 0.16),
-            label=plain(method_label(name)),
+            label=plain(method_label(name, names)),
         )
     axes[0, 0].axhline(1 / dimension, color=GREY, linestyle=":", label="isotropic")
     axes[0, 0].set(xscale="log", yscale="log")
@@ -127,8 +142,8 @@ def draw_method_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
     return Drawing(
         "method-spectra",
         title,
-        "The spectrum of image minus substitute: the lower a curve starts and the flatter it runs "
-        "towards the dotted line, the less structure is left that alignment could have removed."
-        + first_round(metrics),
+        f"The spectrum of {names.one_target} minus substitute: the lower a curve starts and the "
+        "flatter it runs towards the dotted line, the less structure is left that alignment could "
+        "have removed." + first_round(metrics),
         figure,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ GREY = "#6b6b6b"
 IMAGE_COLOUR = "#0072B2"
 TEXT_COLOUR = "#D55E00"
 
+_TITLE_SIGNS = 66
 _SMALLEST_SHARE = 1e-9
 _PNG_DOTS_PER_INCH = 180
 _FONT = "'DejaVu Sans'"
@@ -109,6 +111,11 @@ def _symbol_length(before: str) -> int:
     return len("chance") if before.endswith("chance") else 1
 
 
+def wrapped(label: str, width: int) -> str:
+    """Return a label in lines of so many signs: names of modalities may be long."""
+    return textwrap.fill(label, width, break_long_words=False, break_on_hyphens=False)
+
+
 @contextmanager
 def look() -> Iterator[None]:
     """Draw in the report's style while inside, whatever the user's own matplotlib settings."""
@@ -119,7 +126,8 @@ def look() -> Iterator[None]:
 def panels(title: str, rows: int, columns: int, height: float, **options: Any) -> tuple[Any, Any]:
     """Return a titled figure and its axes (rows, columns); `height` in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(formula(title), fontsize=10.5, x=0.02, ha="left")
+    lines = "\n".join(map(formula, wrapped(title, _TITLE_SIGNS).splitlines()))
+    figure.suptitle(lines, fontsize=10.5, x=0.02, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

@@ -17,7 +17,7 @@ from pipeline.report.figures.drawing import (
     panels,
     visible,
 )
-from pipeline.report.metrics import figure_text, first_round
+from pipeline.report.metrics import figure_text, first_round, names_of
 
 
 def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
@@ -27,9 +27,10 @@ def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawi
     if not note:  # else the number, a mean over splits, is not that of the curves
         title += f", C_λ = {figure_text(metrics['gap']['c_lambda'])}"
     figure, axes = panels(title, 1, 1, 3.0)
-    for side, colour, line, marker in (
-        ("image", IMAGE_COLOUR, "-", "o"),
-        ("text", TEXT_COLOUR, "--", "s"),
+    names = names_of(metrics)
+    for side, label, colour, line, marker in (
+        ("image", names.targets, IMAGE_COLOUR, "-", "o"),
+        ("text", names.sources, TEXT_COLOUR, "--", "s"),
     ):
         values = visible(curves["spectra"][side])
         axes[0, 0].plot(
@@ -40,7 +41,7 @@ def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawi
             marker=marker,
             markersize=4,
             markevery=max(1, len(values) // 12),
-            label=f"{side}s",
+            label=label,
         )
     axes[0, 0].set(yscale="log", xlabel="eigenvalue number", ylabel="eigenvalue (variance)")
     legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], 2)
@@ -57,6 +58,7 @@ def draw_spectra(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawi
 def draw_subspace_overlap(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw the overlap O_q of the main directions of both modalities against chance."""
     overlap = curves["subspace_overlap"]
+    names = names_of(metrics)
     title = "Do both modalities vary along the same directions?"
     figure, axes = panels(title, 1, 1, 3.0)
     panel = axes[0, 0]
@@ -75,8 +77,8 @@ def draw_subspace_overlap(metrics: Mapping[str, Any], curves: Mapping[str, Any])
     return Drawing(
         "subspace-overlap",
         title,
-        "Share of the top q directions that images and texts have in common: the further above "
-        "chance, the more of the gap can be treated in one shared subspace."
+        f"Share of the top q directions that {names.targets} and {names.sources} have in common: "
+        "the further above chance, the more of the gap can be treated in one shared subspace."
         + first_round(metrics, of_fit=False),
         figure,
     )

@@ -17,16 +17,18 @@ from pipeline.report.figures.drawing import (
     legend_below,
     panels,
     plain,
+    wrapped,
 )
 from pipeline.report.figures.labels import Point, number_points
 from pipeline.report.figures.tradeoff import (
     MIXING_LABEL,
     draw_point,
+    entering,
     is_known,
     mixing_methods,
 )
 from pipeline.report.methods import method_label
-from pipeline.report.metrics import METRICS, interval, mixing
+from pipeline.report.metrics import described_metrics, interval, mixing, names_of_all
 
 _RUN_MARKERS = "osD^vhP*"
 _RUN_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----")
@@ -43,7 +45,8 @@ def measured_methods(metrics: Runs) -> list[str]:
 def draw_run_tradeoff(metrics: Runs) -> Drawing:
     """Draw Omega against mixing: a colour and number a method, a marker a run."""
     names = measured_methods(metrics)
-    title = "Entering the images against keeping the texts, by run"
+    sides = names_of_all(metrics)
+    title = f"{entering(sides)}, by run"
     near = set(mixing_methods(metrics))
     rows = math.ceil((len(names) + len(metrics)) / 2)
     figure, axes = panels(title, 2, 1, 6.2 + 0.17 * rows)
@@ -59,7 +62,7 @@ def draw_run_tradeoff(metrics: Runs) -> Drawing:
             last |= {str(number): point for point in trail[-1:]}
         panel.margins(0.08)
         panel.set_title(heading, loc="left")
-        panel.set_ylabel(f"Ω, {METRICS['omega'].name}")
+        panel.set_ylabel(f"Ω, {described_metrics(sides)['omega'].name}")
         labelled.append((panel, last))
     axes[-1, 0].set_xlabel(formula(MIXING_LABEL))
     legend_below(
@@ -70,7 +73,7 @@ def draw_run_tradeoff(metrics: Runs) -> Drawing:
                     facecolor=colour(name),
                     edgecolor="#222222",
                     linewidth=0.6,
-                    label=plain(f"{number}  {method_label(name)}"),
+                    label=plain(f"{number}  {method_label(name, sides)}"),
                 )
                 for number, name in enumerate(names, start=1)
             ),
@@ -117,6 +120,8 @@ def _trail(panel: Any, metrics: Runs, name: str) -> list[Point]:
 def draw_run_bars(metrics: Runs) -> Drawing:
     """Draw a few metrics of every method, one bar a run."""
     names = measured_methods(metrics)
+    sides = names_of_all(metrics)
+    told = described_metrics(sides)
     title = "Metrics by method and run"
     height = 0.8 / len(metrics)
     figure, axes = panels(
@@ -145,11 +150,13 @@ def draw_run_bars(metrics: Runs) -> Drawing:
                 known = interval(found, name, metric)
                 if known:
                     panel.plot((place, place), known, "-", color="black", linewidth=1)
-        panel.set_ylabel(f"{formula(METRICS[metric].symbol)}\n{METRICS[metric].name}", fontsize=8)
+        panel.set_ylabel(
+            f"{formula(told[metric].symbol)}\n{wrapped(told[metric].name, 24)}", fontsize=8
+        )
         panel.grid(visible=False, axis="x")
     axes[-1, 0].set_xticks(
         range(len(names)),
-        [plain(method_label(name)) for name in names],
+        [plain(method_label(name, sides)) for name in names],
         rotation=40,
         ha="right",
         rotation_mode="anchor",

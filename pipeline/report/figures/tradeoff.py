@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from pipeline.names import Names
 from pipeline.report.figures.drawing import (
     Drawing,
     Marker,
@@ -20,7 +21,14 @@ from pipeline.report.figures.drawing import (
 )
 from pipeline.report.figures.labels import Point, number_points
 from pipeline.report.methods import contenders, method_label
-from pipeline.report.metrics import METRICS, first_round, interval, mixing, mixing_interval
+from pipeline.report.metrics import (
+    described_metrics,
+    first_round,
+    interval,
+    mixing,
+    mixing_interval,
+    names_of,
+)
 
 _SOURCE_METRICS = ("omega", "psi")
 _STEPS_BETWEEN = 40
@@ -37,13 +45,14 @@ MIXING_LABEL = "mixing M (harmonic mean of M_Z and M_X)"
 def draw_tradeoff(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw Omega and Psi of every method against its mixing, and the closed-form frontier."""
     frontier = curves.get("frontier") or {}
-    title = "Entering the images against keeping the texts"
+    names = names_of(metrics)
+    title = entering(names)
     return Drawing(
         "tradeoff",
         title,
-        "Right is better mixed with the images, up keeps more of the texts; numbers name the "
-        "methods, and bars are 95 % intervals, those of the mixing from both ends of M_Z and M_X."
-        + _of_first(metrics, frontier),
+        f"Right is better mixed with the {names.targets}, up keeps more of the {names.sources}; "
+        "numbers name the methods, and bars are 95 % intervals, those of the mixing from both ends "
+        "of M_Z and M_X." + _of_first(metrics, frontier),
         _draw(metrics, frontier, list(metrics["methods"]), title),
     )
 
@@ -57,8 +66,8 @@ def draw_tradeoff_close(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
         caption += (
             ": the grey band is the closed-form frontier, the best of the Bures maps by block and "
             "on the subspace, so a method above and to the right of it does what these cannot; a "
-            "thin line is a map of one rank (the small figure at its end) as it moves the texts "
-            "further, dashed where it keeps their similarities too"
+            "thin line is a map of one rank (the small figure at its end) as it moves the "
+            f"{names_of(metrics).sources} further, dashed where it keeps their similarities too"
         )
     near = mixing_methods({"": metrics})
     return Drawing(
@@ -67,6 +76,11 @@ def draw_tradeoff_close(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -
         f"{caption}.{_of_first(metrics, frontier)}",
         _draw(metrics, frontier, near, title, close=True),
     )
+
+
+def entering(names: Names) -> str:
+    """Return what the trade-off is between."""
+    return f"Entering the {names.targets} against keeping the {names.sources}"
 
 
 def _of_first(metrics: Mapping[str, Any], frontier: Mapping[str, Any]) -> str:
@@ -95,6 +109,8 @@ def _draw(
     close: bool = False,
 ) -> Any:
     entries = len(names) + len(frontier) + bool(frontier)
+    sides = names_of(metrics)
+    told = described_metrics(sides)
     figure, axes = panels(title, 2, 1, 5.6 + 0.16 * math.ceil(entries / 2), sharex=True)
     methods = {name: metrics["methods"][name] for name in names}
     numbers = [str(list(metrics["methods"]).index(name) + 1) for name in names]
@@ -115,13 +131,13 @@ def _draw(
             draw_point(panel, name, where, marker(name))
         panel.margins(0.07)
         ends.append(draw_frontier(panel, frontier, metric, close=close))
-        panel.set_ylabel(f"{formula(METRICS[metric].symbol)}, {METRICS[metric].name}")
+        panel.set_ylabel(f"{formula(told[metric].symbol)}, {told[metric].name}")
     axes[-1, 0].set_xlabel(formula(MIXING_LABEL))
     legend_below(
         figure,
         [
             *(
-                method_entry(f"{number}  {method_label(name)}", name)
+                method_entry(f"{number}  {method_label(name, sides)}", name)
                 for number, name in zip(numbers, names, strict=True)
             ),
             *_frontier_entries(frontier),

@@ -19,18 +19,19 @@ from pipeline.report.figures.drawing import (
     marker,
     panels,
     plain,
+    wrapped,
 )
 from pipeline.report.figures.tradeoff import method_entry
 from pipeline.report.methods import method_label
-from pipeline.report.metrics import METRICS, first_round, mixing
+from pipeline.report.metrics import METRICS, first_round, mixing, names_of
 
 _STAGES = {"prior": "Stage I, phase prior", "refiner": "Stage II, refiner"}
 _MOST_STEPS_DRAWN = 1000
 _MOST_BLOCKS = 4
 _CLOUDS = {
-    "target": ("images (target)", IMAGE_COLOUR, ""),
-    "source": ("texts (source)", TEXT_COLOUR, "////"),
-    "substitute": ("substitutes", "#5B2A86", "...."),
+    "target": (IMAGE_COLOUR, ""),
+    "source": (TEXT_COLOUR, "////"),
+    "substitute": ("#5B2A86", "...."),
 }
 
 
@@ -39,6 +40,7 @@ def draw_training(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Draw
     runs = curves["training"]
     stages = [stage for stage in _STAGES if any(run.get(stage) for run in runs.values())]
     title = "Training losses"
+    names = names_of(metrics)
     figure, axes = panels(title, max(1, len(stages)), 1, 0.6 + 1.9 * max(1, len(stages)))
     entries = []
     for panel, stage in zip(axes[:, 0], stages, strict=False):
@@ -65,7 +67,7 @@ def draw_training(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Draw
     for name in runs:
         entries.append(
             handle(
-                plain(f"{method_label(name)}, smoothed"),
+                plain(f"{method_label(name, names)}, smoothed"),
                 color=colour(name),
                 linewidth=1.8,
                 marker=marker(name),
@@ -101,6 +103,14 @@ def draw_phases(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
     edges = phases["edges"]
     blocks = phases["blocks"][:_MOST_BLOCKS]
     clouds = [cloud for cloud in _CLOUDS if cloud in phases]
+    names = names_of(metrics)
+    labels = {
+        "target": f"{names.targets} (target)",
+        "source": f"{names.sources} (source)",
+        "substitute": "substitutes",
+    }
+    if not names.default:  # longer words beside one another
+        labels = {cloud: label.replace(" (", "\n(") for cloud, label in labels.items()}
     title = "Phases of a few blocks"
     figure, axes = panels(
         title,
@@ -120,7 +130,7 @@ def draw_phases(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
             default=0.0,
         )
         for panel, cloud in zip(axes[row], clouds, strict=True):
-            label, shade, hatch = _CLOUDS[cloud]
+            shade, hatch = _CLOUDS[cloud]
             panel.bar(
                 edges[:-1],
                 lengths[cloud],
@@ -136,13 +146,13 @@ def draw_phases(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
             panel.tick_params(labelsize=7, pad=-2)
             panel.spines["polar"].set_color("#bbbbbb")
             if row == 0:
-                panel.set_title(label, fontsize=8.5)
+                panel.set_title(labels[cloud], fontsize=8.5)
         axes[row, 0].set_ylabel(f"block {block}", labelpad=20)
     return Drawing(
         "phases",
         title,
         "A wedge's area is the share of samples with that phase (radians): after alignment the "
-        "roses on the right should look like those of the images on the left."
+        f"roses on the right should look like those of the {names.targets} on the left."
         + first_round(metrics, what="Phases"),
         figure,
     )
@@ -152,12 +162,13 @@ def draw_target_size(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> D
     """Draw metrics against the number of images of the fit, with and without shrinkage."""
     rows = curves["target_size"]
     names = list(dict.fromkeys(row["method"] for row in rows))
+    sides = names_of(metrics)
     lines = {"none": "-", "ledoit-wolf": "--"}
     shown = {
         "mixing": "mixing M",
         **{metric: METRICS[metric].symbol for metric in ("omega", "psi", "retrieval_r1")},
     }
-    title = "How many images does a fit need?"
+    title = f"How many {sides.targets} does a fit need?"
     figure, axes = panels(title, 2, 2, 4.6, sharex=True)
     for panel, (metric, label) in zip(axes.flat, shown.items(), strict=True):
         for name in names:
@@ -183,11 +194,11 @@ def draw_target_size(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> D
         counts = sorted({row["images"] for row in rows})
         panel.set_xticks(counts, [f"{count:,}" for count in counts], rotation=45, fontsize=7)
     for panel in axes[-1]:
-        panel.set_xlabel("images in the fit (log scale)")
+        panel.set_xlabel(wrapped(f"{sides.targets} in the fit (log scale)", 30))
     legend_below(
         figure,
         [
-            *(method_entry(method_label(name), name) for name in names),
+            *(method_entry(method_label(name, sides), name) for name in names),
             handle("plain covariance", color=GREY, linestyle="-"),
             handle("Ledoit-Wolf shrinkage", color=GREY, linestyle="--"),
         ],
@@ -196,9 +207,9 @@ def draw_target_size(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> D
     return Drawing(
         "target-size",
         title,
-        "Where a curve goes flat, more images no longer help; where the dashed curve lies above "
-        "the solid one, shrinking the covariances pays (M is the harmonic mean of M_Z and M_X)."
-        + first_round(metrics),
+        f"Where a curve goes flat, more {sides.targets} no longer help; where the dashed curve "
+        "lies above the solid one, shrinking the covariances pays (M is the harmonic mean of M_Z "
+        "and M_X)." + first_round(metrics),
         figure,
     )
 
