@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
+Format = Literal[
+    "auto",
+    "text",
+    "jsonl",
+    "parquet",
+    "npy",
+    "npz",
+    "safetensors",
+    "pickle",
+    "clip-retrieval",
+    "dataset",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +44,22 @@ FORMATS: dict[Format, FormatTraits] = {
         endings=(".parquet", ".pq"), texts=True, images=True, embeddings="named", columns=True
     ),
     "npy": FormatTraits(endings=(".npy",), embeddings="always"),
+    "npz": FormatTraits(endings=(".npz",), embeddings="always"),
+    "safetensors": FormatTraits(endings=(".safetensors",), embeddings="always"),
+    "pickle": FormatTraits(endings=(".pkl", ".pickle"), embeddings="always"),
+    "clip-retrieval": FormatTraits(embeddings="always", columns=True),
     "dataset": FormatTraits(embeddings="always", columns=True),
 }
-"""All formats by name; `dataset` is one of our own folders."""
+"""All formats by name; `dataset` is one of our own folders, `clip-retrieval` one of its."""
+
+ARRAYS: tuple[Format, ...] = ("npy", "npz", "safetensors")
+"""Formats of bare arrays, whose rows an ids file beside them can name."""
 
 ENDINGS: dict[str, Format] = {
     ending: name for name, traits in FORMATS.items() for ending in traits.endings
 }
+
+ARRAY_ENDINGS = tuple(ending for name in ARRAYS for ending in FORMATS[name].endings)
 
 
 def file_format(url: str) -> Format | None:

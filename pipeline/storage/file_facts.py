@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.formats import Format
+from pipeline.formats import ARRAYS, Format
 from pipeline.storage import locations
-from pipeline.storage.array_files import ids_file
+from pipeline.storage.companions import companion_file
 from pipeline.storage.corpus import Corpus
 from pipeline.storage.locations import FileEntry
 from pipeline.storage.receipts import parsed
@@ -23,6 +23,8 @@ from pipeline.storage.slices import FileFacts, Slice, combined
 
 CUTTING_VERSION = 1
 """To be raised whenever files are cut in another way or other facts are kept of them."""
+_ACCOMPANIED = frozenset({*ARRAYS, "clip-retrieval"})
+"""Formats of files that others beside them belong to."""
 _RACY_SECONDS = 2.0
 """A file changed again so soon may keep its size and its time: what was read is not kept."""
 
@@ -100,8 +102,8 @@ class FactsCache:
     def _identity(self, entry: FileEntry) -> str | None:
         """Return what changes when a file or its ids file does, None if nothing tells."""
         known = [(entry if entry.size >= 0 else locations.file_entry(entry.url)).identity]
-        if self._found == "npy":
-            ids = ids_file(self._corpus, entry.url)
+        if self._found in _ACCOMPANIED:
+            ids = companion_file(self._corpus, self._found, entry.url)
             known += ["none"] if ids is None else [ids, locations.file_entry(ids).identity]
         return None if None in known else combined(*known)
 
@@ -128,7 +130,7 @@ class FactsCache:
             passed_through=(
                 None if passed is None else pa.ipc.read_schema(pa.py_buffer(_decoded(passed)))
             ),
-            ids_path=ids_file(self._corpus, entry.url) if self._found == "npy" else None,
+            ids_path=companion_file(self._corpus, self._found, entry.url),
         )
 
 

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from pipeline.formats import Format
 from pipeline.schema import EMBEDDING, ID, IMAGE, REJECT, TEXT, RejectReason, embedding_type
-from pipeline.storage.array_files import read_npy
+from pipeline.storage.array_files import read_npy, read_npz, read_safetensors
+from pipeline.storage.clip_retrieval import read_clip_retrieval
 from pipeline.storage.columns import (
     CONTENT_BYTES,
     RawRows,
@@ -29,6 +30,7 @@ from pipeline.storage.duplicates import DuplicateIds, hash_ids
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
 from pipeline.storage.parquet_files import read_parquet
+from pipeline.storage.pickle_files import read_pickle
 
 
 def read_unit(
@@ -85,6 +87,10 @@ _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
     "jsonl": read_jsonl,
     "parquet": read_parquet,
     "npy": read_npy,
+    "npz": read_npz,
+    "safetensors": read_safetensors,
+    "pickle": read_pickle,
+    "clip-retrieval": read_clip_retrieval,
     "dataset": read_parquet,
 }
 """How a slice of a file of each format is read."""
