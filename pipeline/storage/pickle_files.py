@@ -157,8 +157,8 @@ def _names(corpus: Corpus, records: Sequence[Any], where: str) -> tuple[str, str
     embed = name(corpus.embedding_column, _EMBED_NAMES)
     if embed is None:
         raise ValueError(
-            f"the rows of {where} have no {listed(_EMBED_NAMES)}; they have {listed(there)}; name "
-            f"it by {corpus.modality}.embedding_column"
+            f"the rows of {where} have no {' or '.join(_EMBED_NAMES)}; they have "
+            f"{listed(there)}; name it by {corpus.modality}.embedding_column"
         )
     text = name(None if corpus.text_column == "text" else corpus.text_column, _TEXT_NAMES)
     identifier = name(None if corpus.id_column == "id" else corpus.id_column, ["id"])
