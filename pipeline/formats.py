@@ -50,7 +50,7 @@ FORMATS: dict[Format, FormatTraits] = {
     "clip-retrieval": FormatTraits(embeddings="always", columns=True),
     "dataset": FormatTraits(embeddings="always", columns=True),
 }
-"""All formats by name; `dataset` is one of our own folders, `clip-retrieval` one of its."""
+"""All formats by name; `dataset` is a folder of our own, `clip-retrieval` one that it wrote."""
 
 ARRAYS: tuple[Format, ...] = ("npy", "npz", "safetensors")
 """Formats of bare arrays, whose rows an ids file beside them can name."""

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.lease import Lease
 from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest, redacted
+from pipeline.storage.norms import Norms
 from pipeline.storage.planning import Plan
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.shards import finished, whole
@@ -65,7 +66,8 @@ class FlowReport:
 
     `truncated` counts captions cut at the encoder's context length, `retried_units` those that
     failed before they were written. Units are added and removed against the version before, and
-    `unchanged` says that it is still the current one.
+    `unchanged` says that it is still the current one. `norms` are those of given embeddings where
+    they were not of length 1.
     """
 
     name: str
@@ -81,6 +83,7 @@ class FlowReport:
     seconds: float
     path: str
     version: str
+    norms: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -257,6 +260,7 @@ def _report(
 ) -> FlowReport:
     keys = {receipt.unit for receipt in manifest.receipts}
     keys_before = {receipt.unit for receipt in before.receipts} if before else set()
+    norms = Norms.of_receipts(manifest.receipts)
     report = FlowReport(
         name=request.name,
         rows=manifest.rows,
@@ -271,7 +275,10 @@ def _report(
         seconds=time.perf_counter() - start,
         path=request.root,
         version=manifest.version,
+        norms=norms.to_mapping(),
     )
+    if said := norms.sentence(manifest.rows, request.corpus.shown):
+        reporter.say(said)
     if report.truncated:
         reporter.say(f"{report.truncated:,} captions were cut at the encoder's context length")
     reporter.event("dataset_committed", **report.to_mapping())
@@ -301,3 +308,4 @@ def _check_rejects(config: RunConfig, request: DatasetRequest, receipts: Sequenc
             f"than rejects.max_share={config.rejects.max_share:g} allows; "
             f"{'; '.join(places)}; mend the input or raise the limit"
         )
+    Norms.of_receipts(receipts).require_plausible(request.corpus.shown)

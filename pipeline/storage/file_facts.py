@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.formats import ARRAYS, Format
+from pipeline.formats import Format
 from pipeline.storage import locations
 from pipeline.storage.companions import companion_file
 from pipeline.storage.corpus import Corpus
@@ -23,8 +23,6 @@ from pipeline.storage.slices import FileFacts, Slice, combined
 
 CUTTING_VERSION = 1
 """To be raised whenever files are cut in another way or other facts are kept of them."""
-_ACCOMPANIED = frozenset({*ARRAYS, "clip-retrieval"})
-"""Formats of files that others beside them belong to."""
 _RACY_SECONDS = 2.0
 """A file changed again so soon may keep its size and its time: what was read is not kept."""
 
@@ -100,11 +98,11 @@ class FactsCache:
         return entries
 
     def _identity(self, entry: FileEntry) -> str | None:
-        """Return what changes when a file or its ids file does, None if nothing tells."""
+        """Return what changes when a file or the one beside it does, None if nothing tells."""
         known = [(entry if entry.size >= 0 else locations.file_entry(entry.url)).identity]
-        if self._found in _ACCOMPANIED:
-            ids = companion_file(self._corpus, self._found, entry.url)
-            known += ["none"] if ids is None else [ids, locations.file_entry(ids).identity]
+        beside = companion_file(self._corpus, self._found, entry.url)
+        if beside is not None:
+            known += [beside, locations.file_entry(beside).identity]
         return None if None in known else combined(*known)
 
     def _stood_still(

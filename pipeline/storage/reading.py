@@ -29,6 +29,7 @@ from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
 from pipeline.storage.duplicates import DuplicateIds, hash_ids
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
+from pipeline.storage.norms import Norms
 from pipeline.storage.parquet_files import read_parquet
 from pipeline.storage.pickle_files import read_pickle
 
@@ -39,13 +40,14 @@ def read_unit(
     *,
     dimension: int | None = None,
     duplicate_ids: DuplicateIds | None = None,
+    norms: Norms | None = None,
 ) -> pa.Table:
     """Return all rows of a unit in order: row, id, text or image or embedding, content, reject.
 
     `reject` is null for good rows, else a `RejectReason`; `content` holds the raw bytes of
     rejected rows, cut at 64 KiB. Embeddings come L2-normalised, as fixed_size_list<float32>[d]
     with zeros in rejected rows; d is `dimension`, else the plan's. Passed-through columns follow.
-    `duplicate_ids` rejects ids that another unit keeps.
+    `duplicate_ids` rejects ids that another unit keeps; `norms` counts those of given embeddings.
 
     Raises:
         ValueError: if the file cannot be read or was changed since it was planned.
@@ -71,7 +73,8 @@ def read_unit(
         sizes = pc.fill_null(pc.binary_length(raw.image), 0).to_numpy()
         rejects.mark(sizes == 0, RejectReason.UNDECODABLE_IMAGE)
     if embeddings:
-        columns[EMBEDDING] = _embedding_column(raw, unit, dimension or unit.dimension, rejects)
+        width = dimension or unit.dimension
+        columns[EMBEDDING] = _embedding_column(raw, unit, width, rejects, None if stored else norms)
     for name, column in raw.passed_through.items():
         mark_broken_text(column, rejects)
         columns[name] = column
@@ -106,10 +109,10 @@ def _read(corpus: Corpus, unit: Unit) -> RawRows:
 
 
 def _embedding_column(
-    raw: RawRows, unit: Unit, dimension: int | None, rejects: Rejects
+    raw: RawRows, unit: Unit, dimension: int | None, rejects: Rejects, norms: Norms | None
 ) -> pa.Array:
     assert dimension is not None, f"unit {unit.key} was planned without a dimension"
-    values = unit_rows(raw.embedding, unit.rows, dimension, rejects)
+    values = unit_rows(raw.embedding, unit.rows, dimension, rejects, norms)
     return pa.FixedSizeListArray.from_arrays(
         pa.array(values.reshape(-1)), type=embedding_type(dimension, "float32")
     )
