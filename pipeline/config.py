@@ -60,15 +60,16 @@ class TextCorpus(Section):
     path: str | None = None
     """File, folder, glob or URL; `demo:captions` for the packaged world."""
     format: Format = "auto"
-    """Format of the files; auto goes by their endings."""
+    """Format of the files; auto goes by their endings, and knows folders of clip-retrieval."""
     id_column: str = "id"
     """Column of row ids; derived from the content when the input has none."""
     text_column: str = "text"
     """Column of the captions."""
     embedding_column: str | None = None
-    """Column of precomputed embeddings; when set, nothing is encoded."""
+    """Column of precomputed embeddings (array of .npz, tensor of .safetensors, key of .pkl); when
+    set, nothing is encoded."""
     ids_path: str | None = None
-    """For .npy: file of ids, one a line."""
+    """For one .npy, .npz or .safetensors: file of ids, one a line, or a .npy of them."""
     hub: HubSection = HubSection()
 
 
@@ -132,15 +133,16 @@ class ImageSource(Section):
     path: str | None = None
     """File, folder, glob or URL; `demo:images` for the packaged world."""
     format: Format = "auto"
-    """Format of the files; auto goes by their endings."""
+    """Format of the files; auto goes by their endings, and knows folders of clip-retrieval."""
     id_column: str = "id"
     """Column of row ids."""
     image_column: str = "image"
     """Column of encoded image bytes (PNG, JPEG, WebP)."""
     embedding_column: str | None = None
-    """Column of precomputed embeddings; when set, nothing is encoded."""
+    """Column of precomputed embeddings (array of .npz, tensor of .safetensors, key of .pkl); when
+    set, nothing is encoded."""
     ids_path: str | None = None
-    """For .npy: file of ids, one a line."""
+    """For one .npy, .npz or .safetensors: file of ids, one a line, or a .npy of them."""
     hub: HubSection = HubSection()
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["auto", "text", "jsonl", "csv", "parquet", "npy", "dataset", "datasets"]
+Format = Literal[
+    "auto",
+    "text",
+    "jsonl",
+    "csv",
+    "parquet",
+    "npy",
+    "npz",
+    "safetensors",
+    "pickle",
+    "clip-retrieval",
+    "dataset",
+    "datasets",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +49,27 @@ FORMATS: dict[Format, FormatTraits] = {
         endings=(".parquet", ".pq"), texts=True, images=True, embeddings="named", columns=True
     ),
     "npy": FormatTraits(endings=(".npy",), embeddings="always"),
+    "npz": FormatTraits(endings=(".npz",), embeddings="always"),
+    "safetensors": FormatTraits(endings=(".safetensors",), embeddings="always"),
+    "pickle": FormatTraits(endings=(".pkl", ".pickle"), embeddings="always"),
+    "clip-retrieval": FormatTraits(embeddings="always", columns=True),
     "dataset": FormatTraits(embeddings="always", columns=True),
     "datasets": FormatTraits(texts=True, images=True, embeddings="named", columns=True),
 }
 """All formats by name.
 
-`dataset` is one of our own folders; `datasets` is Hugging Face's library, whose data sets are
-copied to Parquet first.
+`dataset` is a folder of our own, `clip-retrieval` one that it wrote; `datasets` is Hugging Face's
+library, whose data sets are copied to Parquet first.
 """
+
+ARRAYS: tuple[Format, ...] = ("npy", "npz", "safetensors")
+"""Formats of bare arrays, whose rows an ids file beside them can name."""
 
 ENDINGS: dict[str, Format] = {
     ending: name for name, traits in FORMATS.items() for ending in traits.endings
 }
+
+ARRAY_ENDINGS = tuple(ending for name in ARRAYS for ending in FORMATS[name].endings)
 
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

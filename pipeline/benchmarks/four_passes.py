@@ -1,7 +1,7 @@
 """A stand-in for the script that people run today: ReAlign in four passes over pickled lists.
 
 It is what `bench synthesize` is measured against, run as `python -m` in a process of its own over
-files that the benchmark itself has just written; nothing else in the project reads a pickle.
+files that the benchmark itself has just written; nothing else in the project unpickles anything.
 """
 
 from __future__ import annotations

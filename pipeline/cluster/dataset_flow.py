@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.lease import Lease
 from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest
+from pipeline.storage.norms import Norms
 from pipeline.storage.places import redacted
 from pipeline.storage.planning import Plan
 from pipeline.storage.receipts import Receipt
@@ -66,7 +67,8 @@ class FlowReport:
 
     `truncated` counts captions beyond the encoder's context, cut or encoded in parts,
     `retried_units` those that failed before they were written. Units are added and removed against
-    the version before, and `unchanged` says that it is still the current one.
+    the version before, and `unchanged` says that it is still the current one. `norms` are those of
+    given embeddings where they were not of length 1.
     """
 
     name: str
@@ -82,6 +84,7 @@ class FlowReport:
     seconds: float
     path: str
     version: str
+    norms: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -264,6 +267,7 @@ def _report(
 ) -> FlowReport:
     keys = {receipt.unit for receipt in manifest.receipts}
     keys_before = {receipt.unit for receipt in before.receipts} if before else set()
+    norms = Norms.of_receipts(manifest.receipts)
     report = FlowReport(
         name=request.name,
         rows=manifest.rows,
@@ -278,7 +282,10 @@ def _report(
         seconds=time.perf_counter() - start,
         path=request.root,
         version=manifest.version,
+        norms=norms.to_mapping(),
     )
+    if said := norms.sentence(manifest.rows, request.corpus.shown):
+        reporter.say(said)
     if report.truncated:
         done = "encoded in parts" if request.embed.get("over_long") == "split" else "cut there"
         rows = "captions" if manifest.names.default else manifest.names.sources
@@ -312,3 +319,4 @@ def _check_rejects(config: RunConfig, request: DatasetRequest, receipts: Sequenc
             f"than rejects.max_share={config.rejects.max_share:g} allows; "
             f"{'; '.join(places)}; mend the input or raise the limit"
         )
+    Norms.of_receipts(receipts).require_plausible(request.corpus.shown)

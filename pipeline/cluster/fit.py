@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.align.anisoalign import AnisoAlign
@@ -37,19 +38,24 @@ from pipeline.storage.artifacts import (
 )
 from pipeline.storage.corpus import Corpus, resolve_format
 from pipeline.storage.manifest import open_manifest
+from pipeline.storage.norms import Norms
 from pipeline.storage.planning import Plan
 from pipeline.storage.slices import combined
 
 _FIT_VERSION = 5
 """Goes up when the same inputs and settings are fitted to something else."""
 
+_NORMS = "norms"
 RADIAL_BINS = "radial_bins"
 """Where an artifact's statistics keep the bins of the text's radii."""
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit did: `reused` when the artifact was there already; seconds are wall-clock."""
+    """What a fit did: `reused` when the artifact was there already; seconds are wall-clock.
+
+    `norms` are those of given embeddings, by side, where they were not of length 1.
+    """
 
     method: str
     rank: int | None
@@ -59,6 +65,7 @@ class FitReport:
     path: str
     fingerprint: str
     reused: bool
+    norms: Mapping[str, Any] = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -132,6 +139,11 @@ def fit(config: RunConfig, reporter: Reporter, *, keep_ids: bool = False) -> Fit
         return _report(existing, path, start, reused=True)
     image_moments = _moments(config, image, reporter)
     text_moments = _moments(config, text, reporter, _ids_root(config, text) if keep_ids else None)
+    # What the dataset of the text says itself is not said twice.
+    for side, moments in ((image, image_moments), (text, text_moments))[: 1 if keep_ids else 2]:
+        if said := moments.norms.sentence(moments.rows, side.corpus.shown):
+            reporter.say(said)
+    norms = {"image": image_moments.norms.to_mapping(), "text": text_moments.norms.to_mapping()}
     wanted = aligner.images_wanted
     images = _chosen(image, wanted, config.seed).load() if wanted else None
     if isinstance(aligner, AnisoAlign):
@@ -148,6 +160,7 @@ def fit(config: RunConfig, reporter: Reporter, *, keep_ids: bool = False) -> Fit
         "source": _said(text, text_moments),
         "target": _said(image, image_moments),
         "calibration_digest": text.plan.digest,
+        **({_NORMS: norms} if any(norms.values()) else {}),
     }
     states = {
         "image": image_moments.state,
@@ -245,7 +258,12 @@ def _moments(
     url = _moments_url(config, side)
     if locations.exists(locations.join(url, "config.json")):
         counts, tensors = read_artifact(url)
-        reduced = Reduced(Moments.from_tensors(tensors), counts["rows"], counts["rejected"])
+        reduced = Reduced(
+            Moments.from_tensors(tensors),
+            counts["rows"],
+            counts["rejected"],
+            Norms.of_mapping(counts.get(_NORMS, {})),
+        )
     else:
         reduced = reduce_corpus(
             side.corpus,
@@ -263,6 +281,7 @@ def _moments(
             f"{side.corpus.shown} cannot be used (NaN, zero, wrong width, or a repeated id), more "
             f"than rejects.max_share={config.rejects.max_share:g} allows"
         )
+    reduced.norms.require_plausible(side.corpus.shown)
     return reduced
 
 
@@ -277,7 +296,9 @@ def _ids_root(config: RunConfig, side: FitSide) -> str | None:
 
 def store_moments(config: RunConfig, side: FitSide, reduced: Reduced) -> None:
     """Keep a side's moments for the fits of this very corpus."""
-    counts = {"rows": reduced.rows, "rejected": reduced.rejected}
+    counts: dict[str, Any] = {"rows": reduced.rows, "rejected": reduced.rejected}
+    if norms := reduced.norms.to_mapping():
+        counts[_NORMS] = norms
     write_artifact(_moments_url(config, side), counts, reduced.state.tensors())
 
 
@@ -345,4 +366,5 @@ def _report(aligner: Aligner, path: str, start: float, *, reused: bool) -> FitRe
         path=path,
         fingerprint=aligner.fingerprint,
         reused=reused,
+        norms=aligner.provenance.get(_NORMS, {}),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray.data
@@ -15,6 +15,7 @@ from pipeline.cluster.errors import user_error
 from pipeline.report.console import Reporter
 from pipeline.stages.accumulate import Accumulate, Measure
 from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.norms import Norms
 
 MOST_UNITS_PER_GROUP = 8
 """Units that one task merges: their states pass through the driver one by one."""
@@ -60,11 +61,12 @@ class TreeReduction:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A merged state, the rows it stands for and the rows that could not be used."""
+    """A merged state, the rows it stands for, those that could not be used, and their norms."""
 
     state: Any
     rows: int
     rejected: int
+    norms: Norms = field(default_factory=Norms)
 
 
 def reduce_corpus(
@@ -137,6 +139,7 @@ def reduce_each(
         max_retries=_MOST_RETRIES,
     )
     used, rejected = [0] * len(parts), [0] * len(parts)
+    norms = [Norms() for _ in parts]
     try:
         total = sum(unit.rows for units in parts for unit in units)
         with reporter.progress(title, total) as advance:
@@ -147,6 +150,8 @@ def reduce_each(
                 trees[part].add(leaf, state)
                 used[part] += row["rows"]
                 rejected[part] += row["rejected"]
+                if row["rows"]:
+                    norms[part] = norms[part].merge(Norms.of_mapping(json.loads(row["norms"])))
                 advance(row["rows"] + row["rejected"])
     except RayError as error:
         cause = user_error(error)
@@ -154,4 +159,4 @@ def reduce_each(
             raise
         raise ValueError(str(cause)) from error
     results = [tree.result for tree in trees]
-    return [Reduced(*found) for found in zip(results, used, rejected, strict=True)]
+    return [Reduced(*found) for found in zip(results, used, rejected, norms, strict=True)]

@@ -26,7 +26,7 @@ class Revision(Layout):
         f"`{SAMPLES}` is the list of `id`, `caption` and `conversations`.\n\n"
         "**Unpickling runs what a pickle says: open only pickles that you trust**, such as those "
         "that you exported yourself or whose `checksums.sha256` you have from whoever did. "
-        "anisoalign writes these files for trainers that ask for them and never reads one.\n"
+        "anisoalign writes these files for trainers that ask for them and never unpickles one.\n"
     )
 
     def part(self, shard: Shard, number: int, parts: int) -> PartFiles:

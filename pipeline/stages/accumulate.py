@@ -23,6 +23,7 @@ from pipeline.stages.tensors import tensor_of
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.duplicates import row_hashes
 from pipeline.storage.id_hashes import looks_at_texts, write_id_hashes
+from pipeline.storage.norms import Norms
 from pipeline.storage.reading import read_unit
 from pipeline.storage.shards import embeddings_of
 
@@ -182,6 +183,7 @@ class MeasureTogether(Measure):
 class Accumulate:
     """Stage: a row `group`, `units` (a JSON list) becomes `group`, `state`, `rows`, `rejected`.
 
+    `norms` (JSON) are those that the embeddings were given with.
     With `ids_root`, a dataset's folder, the hashes of each unit's ids are kept there on the way,
     since the dataset's own flow would have to read all units again for them.
     """
@@ -198,8 +200,9 @@ class Accumulate:
         units = [Unit.from_json(unit) for unit in json.loads(batch.column("units")[0].as_py())]
         merged: Any = None
         rows = 0
+        norms = Norms()
         for unit in units:
-            table = read_unit(self.corpus, unit, dimension=self.dimension)
+            table = read_unit(self.corpus, unit, dimension=self.dimension, norms=norms)
             if self.ids_root is not None:
                 hashes = row_hashes(table, texts=looks_at_texts(self.corpus))
                 write_id_hashes(self.ids_root, self.corpus, unit, hashes)
@@ -215,5 +218,6 @@ class Accumulate:
                 "state": pa.array([serialized], type=pa.large_binary()),
                 "rows": [rows],
                 "rejected": [sum(unit.rows for unit in units) - rows],
+                "norms": [json.dumps(norms.to_mapping())],
             }
         )

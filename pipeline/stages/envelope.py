@@ -47,12 +47,16 @@ class Failure:
 
 @dataclass
 class Envelope:
-    """A block's unit, seconds spent by stage, captions cut by the encoder, the unit's failure."""
+    """A block's unit, seconds by stage, captions cut by the encoder, the unit's failure, norms.
+
+    `norms` are those of embeddings given in another length than 1, as receipts hold them.
+    """
 
     unit: Unit
     seconds: dict[str, float] = field(default_factory=dict)
     truncated: int = 0
     failure: Failure | None = None
+    norms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -72,6 +76,7 @@ class Envelope:
                 "seconds": self.seconds,
                 "truncated": self.truncated,
                 "failure": None if self.failure is None else asdict(self.failure),
+                "norms": self.norms,
             }
         )
         indices = pa.array([0] * table.num_rows, type=pa.int8())
@@ -95,6 +100,7 @@ class Envelope:
             content["seconds"],
             content["truncated"],
             None if failure is None else Failure(**failure),
+            content["norms"],
         )
         return block.drop_columns([ENVELOPE]), envelope
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline.stages.envelope import Attempts, Envelope, FirstStage, Uncounted
 from pipeline.storage.corpus import Corpus
 from pipeline.storage.duplicates import Duplicates
+from pipeline.storage.norms import Norms
 from pipeline.storage.reading import read_unit
 
 
@@ -26,11 +27,14 @@ class ReadUnit(FirstStage):
     def process(self, table: pa.Table, envelope: Envelope) -> pa.Table:
         """Return all rows of the unit with their envelope; raises ValueError as `read_unit`."""
         del table
+        norms = Norms()
         with envelope.timed("read"):
             rows = read_unit(
                 self.corpus,
                 envelope.unit,
                 dimension=self.dimension,
                 duplicates=self.duplicates,
+                norms=norms,
             )
+        envelope.norms = norms.to_mapping()
         return envelope.seal(rows)

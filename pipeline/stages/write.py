@@ -38,6 +38,7 @@ class WriteShard(UnitStage):
             metadata=self.metadata,
             seconds=envelope.seconds,
             truncated=envelope.truncated,
+            norms=envelope.norms,
         )
         row = {"unit": envelope.unit.key, "receipt": receipt.to_json(), "failure": None}
         return pa.Table.from_pylist([row], schema=_ROW)

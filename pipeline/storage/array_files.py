@@ -1,57 +1,34 @@
-"""Arrays of embeddings in .npy files: how they are cut, how a slice is read. Never unpickled."""
+"""Embeddings in .npy, .npz and .safetensors: how they are cut, how a slice is read."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.formats import ARRAY_ENDINGS
 from pipeline.storage import locations
 from pipeline.storage.columns import RawRows, Rejects
 from pipeline.storage.corpus import IDS_ENDINGS, Corpus, Unit
 from pipeline.storage.line_files import LinesDigest, cut_lines, split_lines
 from pipeline.storage.locations import redact_url
+from pipeline.storage.npz_files import npz_arrays
+from pipeline.storage.safetensors_files import tensor_arrays
 from pipeline.storage.slices import FileFacts, Slice, changed, combined, file_digest, unchanged
+from pipeline.storage.stored_arrays import (
+    StoredArray,
+    chosen_embeddings,
+    chosen_ids,
+    npy_array,
+    require_embeddings,
+    require_ids,
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class NpyHeader:
-    """The header of a .npy file; `offset` is where the rows begin."""
-
-    shape: tuple[int, ...]
-    fortran_order: bool
-    dtype: np.dtype[Any]
-    offset: int
-
-    @classmethod
-    def read(cls, url: str) -> NpyHeader:
-        """Read a header; raises ValueError if it is none, of objects, or of another size."""
-        with locations.open_for_reading(url) as file:
-            try:
-                version = np.lib.format.read_magic(file)
-                read = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }.get(version)
-                if read is None:
-                    raise ValueError(f"version {version} of the format is not read")
-                shape, fortran_order, dtype = read(file)
-            except (ValueError, EOFError) as error:
-                line = (str(error).splitlines() or ["damaged header"])[0]
-                raise ValueError(f"{redact_url(url)} is not a readable .npy: {line}") from error
-            offset = int(file.tell())
-            size = int(file.seek(0, 2))
-        if dtype.hasobject:
-            raise ValueError(f"{redact_url(url)} holds Python objects, which are never loaded")
-        if min(shape, default=0) < 0 or size != offset + dtype.itemsize * int(
-            np.prod(shape, dtype=object)
-        ):
-            raise ValueError(f"{redact_url(url)} is cut short: its size does not fit its header")
-        return cls(shape=shape, fortran_order=fortran_order, dtype=dtype, offset=offset)
+Chosen = tuple[StoredArray, StoredArray | None]
+"""The embeddings of a file, and its ids if it has them itself."""
+Choose = Callable[[Corpus, str, str | None], Chosen]
 
 
 def cut_npy(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
@@ -60,38 +37,61 @@ def cut_npy(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
     Raises:
         ValueError: if it is not a 2-d array of floats in C order, or its ids do not fit it.
     """
-    header = NpyHeader.read(url)
-    if len(header.shape) != 2 or header.dtype.kind != "f" or header.dtype.itemsize > 8:
-        raise ValueError(
-            f"{redact_url(url)} holds {header.dtype} of shape {header.shape}; embeddings are a "
-            "2-d array (rows, dimension) of float16, float32 or float64"
-        )
-    if header.fortran_order:
-        raise ValueError(
-            f"{redact_url(url)} is in Fortran order; save numpy.ascontiguousarray of it instead"
-        )
-    rows, dimension = header.shape
-    if not rows or not dimension:
-        raise ValueError(f"{redact_url(url)} has no row")
+    return _cut(corpus, url, rows_per_shard, _of_npy)
+
+
+def cut_npz(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
+    """Cut the embeddings (rows, d) of a .npz by rows, with its ids; raises as `cut_npy`."""
+    return _cut(corpus, url, rows_per_shard, _of_npz)
+
+
+def cut_safetensors(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
+    """Cut the embeddings (rows, d) of a .safetensors by rows; raises as `cut_npy`."""
+    return _cut(corpus, url, rows_per_shard, _of_safetensors)
+
+
+def _of_npy(corpus: Corpus, url: str, identity: str | None) -> Chosen:
+    del corpus, identity  # a .npy has one array
+    return npy_array(url), None
+
+
+def _of_npz(corpus: Corpus, url: str, identity: str | None) -> Chosen:
+    arrays = npz_arrays(url, identity)
+    return chosen_embeddings(corpus, arrays, url), chosen_ids(corpus, arrays, url)
+
+
+def _of_safetensors(corpus: Corpus, url: str, identity: str | None) -> Chosen:
+    del identity  # nothing of it is decoded as a whole
+    arrays = tensor_arrays(url)
+    return chosen_embeddings(corpus, arrays, url), chosen_ids(corpus, arrays, url)
+
+
+def _cut(corpus: Corpus, url: str, rows_per_shard: int, choose: Choose) -> FileFacts:
+    embeddings, own_ids = choose(corpus, url, None)
+    require_embeddings(embeddings)
+    rows, dimension = embeddings.shape
     digest = file_digest(url)
     ranges = [(a, min(a + rows_per_shard, rows)) for a in range(0, rows, rows_per_shard)]
     ids_path = ids_file(corpus, url)
     ids: list[Slice]
     if ids_path is None:
+        if own_ids is not None:
+            require_ids(own_ids)
+            if own_ids.shape[0] != rows:
+                raise ValueError(
+                    f"{own_ids.what} has {own_ids.shape[0]} ids for the {rows} rows of "
+                    f"{embeddings.what}"
+                )
         ids = [Slice(start=start, stop=stop, digest="") for start, stop in ranges]
     elif ids_path.endswith(".npy"):
-        ids_header = NpyHeader.read(ids_path)
-        if len(ids_header.shape) != 1 or ids_header.dtype.kind not in "US":
-            raise ValueError(
-                f"{redact_url(ids_path)} holds {ids_header.dtype} of shape {ids_header.shape}; "
-                "ids are a 1-d array of strings"
-            )
+        array = npy_array(ids_path)
+        require_ids(array)
         whole = file_digest(ids_path)
-        counted = ids_header.shape[0]
-        ids = [Slice(start=start, stop=min(stop, counted), digest=whole) for start, stop in ranges]
+        fitting = ranges if array.shape[0] == rows else []
+        ids = [Slice(start=start, stop=stop, digest=whole) for start, stop in fitting]
     else:
         ids = cut_lines(ids_path, rows_per_shard)
-    if ids[-1].stop != rows or len(ids) != len(ranges):
+    if len(ids) != len(ranges) or ids[-1].stop != rows:
         raise ValueError(
             f"{redact_url(ids_path or '')} does not have one id for each of the {rows} rows of "
             f"{redact_url(url)}"
@@ -108,19 +108,20 @@ def cut_npy(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
     ]
     return FileFacts(
         slices=tuple(slices),
-        has_ids=ids_path is not None,
+        has_ids=ids_path is not None or own_ids is not None,
         dimension=dimension,
         ids_path=ids_path,
     )
 
 
 def ids_file(corpus: Corpus, url: str) -> str | None:
-    """Return the ids file of a .npy: the one given, else a sibling, else none."""
+    """Return the ids file of a file of arrays: the one given, else a sibling, else none."""
     if corpus.ids_path is not None:
         if not locations.exists(corpus.ids_path):
             raise ValueError(f"there is no ids file {redact_url(corpus.ids_path)}")
         return locations.absolute(corpus.ids_path)
-    siblings = [url.removesuffix(".npy") + ending for ending in IDS_ENDINGS]
+    ending = next((ending for ending in ARRAY_ENDINGS if url.endswith(ending)), "")
+    siblings = [url.removesuffix(ending) + named for named in IDS_ENDINGS]
     return next((sibling for sibling in siblings if locations.exists(sibling)), None)
 
 
@@ -138,29 +139,35 @@ def _digest_now(unit: Unit) -> str:
 
 def read_npy(corpus: Corpus, unit: Unit) -> RawRows:
     """Return the rows of a slice of a .npy and of its ids; raises ValueError if it changed."""
-    del corpus
+    return _read(corpus, unit, _of_npy)
+
+
+def read_npz(corpus: Corpus, unit: Unit) -> RawRows:
+    """Return the rows of a slice of a .npz and of its ids; raises ValueError if it changed."""
+    return _read(corpus, unit, _of_npz)
+
+
+def read_safetensors(corpus: Corpus, unit: Unit) -> RawRows:
+    """Return the rows of a slice of a .safetensors; raises ValueError if it changed."""
+    return _read(corpus, unit, _of_safetensors)
+
+
+def _read(corpus: Corpus, unit: Unit, choose: Choose) -> RawRows:
     with unchanged(unit, _digest_now):
-        return _read(unit)
-
-
-def _read(unit: Unit) -> RawRows:
-    header = NpyHeader.read(unit.path)
-    if len(header.shape) != 2 or header.shape[0] < unit.stop:
-        raise changed(unit.path)
-    values = _rows_of(unit.path, header, unit.start, unit.stop).reshape(unit.rows, -1)
-    ids = None
-    if unit.ids_path is not None and unit.ids_path.endswith(".npy"):
-        names = _rows_of(unit.ids_path, NpyHeader.read(unit.ids_path), unit.start, unit.stop)
-        if names.dtype.kind == "S":
-            ids = pa.array(names.tolist(), pa.binary())
-        else:
-            raw = [name.encode("utf-8", "surrogatepass") for name in names.tolist()]
-            ids = pa.array(raw, pa.binary())
-    elif unit.ids_path is not None:
-        lines = split_lines(locations.read_bytes(unit.ids_path, unit.byte_start, unit.byte_stop))
-        ids = pa.array(lines, pa.binary())
-    if ids is not None and len(ids) != unit.rows:
-        raise changed(unit.ids_path or "")
+        embeddings, own_ids = choose(corpus, unit.path, unit.identity)
+        if len(embeddings.shape) != 2 or embeddings.shape[0] < unit.stop:
+            raise changed(unit.path)
+        values = embeddings.rows(unit.start, unit.stop)
+        ids = None
+        if unit.ids_path is not None and not unit.ids_path.endswith(".npy"):
+            data = locations.read_bytes(unit.ids_path, unit.byte_start, unit.byte_stop)
+            ids = pa.array(split_lines(data), pa.binary())
+        elif unit.ids_path is not None:
+            ids = id_column(npy_array(unit.ids_path), unit)
+        elif own_ids is not None:
+            ids = id_column(own_ids, unit)
+        if ids is not None and len(ids) != unit.rows:
+            raise changed(unit.ids_path or unit.path)
     return RawRows(
         rejects=Rejects(unit.rows),
         content=lambda row: json.dumps(values[row].tolist()).encode(),
@@ -169,9 +176,12 @@ def _read(unit: Unit) -> RawRows:
     )
 
 
-def _rows_of(url: str, header: NpyHeader, start: int, stop: int) -> npt.NDArray[Any]:
-    """Return rows [start, stop) of an array file as a flat array in native byte order."""
-    width = header.dtype.itemsize * int(np.prod(header.shape[1:], dtype=np.int64))
-    data = locations.read_bytes(url, header.offset + start * width, header.offset + stop * width)
-    flat = np.frombuffer(data, header.dtype)
-    return flat.astype(header.dtype.newbyteorder("="), copy=False)
+def id_column(array: StoredArray, unit: Unit) -> Any:
+    """Return the ids of a unit as an Arrow column of integers or bytes."""
+    names = array.rows(unit.start, min(unit.stop, array.shape[0]))
+    if names.dtype.kind in "iu":
+        return pa.array(names)
+    if names.dtype.kind == "S":
+        return pa.array(names.tolist(), pa.binary())
+    raw = [name.encode("utf-8", "surrogatepass") for name in names.tolist()]
+    return pa.array(raw, pa.binary())

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.schema import RejectReason
+from pipeline.storage.norms import Norms
 
 CONTENT_BYTES = 64 * 2**10
 """A quarantined row keeps this much of its raw content."""
@@ -230,11 +231,13 @@ def mark_repeated(values: Any, rejects: Rejects, reason: RejectReason) -> None:
     rejects.mark(marked, reason)
 
 
-def unit_rows(column: Any, rows: int, dimension: int, rejects: Rejects) -> npt.NDArray[np.float32]:
+def unit_rows(
+    column: Any, rows: int, dimension: int, rejects: Rejects, norms: Norms | None = None
+) -> npt.NDArray[np.float32]:
     """Return embeddings (n, d) L2-normalised in float64, as float32; unusable rows are zeros.
 
     Null rows, NaN and infinities are marked not finite, other widths wrong, zero norms zero.
-    `column` is an Arrow list column or an array (n, d').
+    `column` is an Arrow list column or an array (n, d'). `norms` counts those of usable rows.
     """
     normalised = np.zeros((rows, dimension), dtype=np.float32)
     for start, fits, values in _fitting(column, dimension, rejects):
@@ -245,17 +248,23 @@ def unit_rows(column: Any, rows: int, dimension: int, rejects: Rejects) -> npt.N
             squares = np.einsum("nd,nd->n", block, block)
             # All but a few corpora are like this, and read several times: so no pass too many.
             if squares.min() > _LEAST_SQUARE and squares.max() < _MOST_SQUARE:
-                block /= np.sqrt(squares)[:, None]
+                found = np.sqrt(squares)
+                block /= found[:, None]
             else:
-                _normalise(block, chosen, rows, rejects)
+                found = _normalise(block, chosen, rows, rejects)
+            if norms is not None:
+                norms.add(found)
             normalised[_span(chosen)] = block
     return normalised
 
 
 def _normalise(
     block: npt.NDArray[np.float64], chosen: npt.NDArray[Any], rows: int, rejects: Rejects
-) -> None:
-    """Normalise a block (m, d) of any values in place; mark what cannot be, and make it zero."""
+) -> npt.NDArray[np.float64]:
+    """Normalise a block (m, d) of any values in place; mark what cannot be, and make it zero.
+
+    Returns the norms of the others.
+    """
     peaks = np.abs(block).max(axis=1, initial=0.0)
     usable = np.isfinite(peaks) & (peaks > 0)
     _mark_at(rejects, chosen[~np.isfinite(peaks)], rows, RejectReason.NOT_FINITE)
@@ -265,6 +274,8 @@ def _normalise(
     block /= np.where(usable, peaks, 1.0)[:, None]
     norms = np.sqrt(np.einsum("nd,nd->n", block, block))
     block /= np.where(usable, norms, 1.0)[:, None]
+    with np.errstate(over="ignore"):
+        return np.minimum(peaks[usable] * norms[usable], np.finfo(np.float64).max)
 
 
 def _span(places: npt.NDArray[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.formats import ENDINGS, FORMATS, Format, file_format
+from pipeline.formats import ARRAY_ENDINGS, ENDINGS, FORMATS, Format, file_format
 from pipeline.schema import SOURCE
 from pipeline.storage import locations
 from pipeline.storage.locations import FileEntry, redact_url
@@ -42,15 +42,16 @@ class Part:
 class Corpus:
     """Where rows come from and which columns to read.
 
-    `path` is a file, a folder (its files of known endings), a glob, or one of our dataset folders.
-    `embedding_column` set means that rows carry embeddings (implied for npy and dataset).
-    `ids_path` belongs to one .npy file: a text file, one id a line, or a .npy of strings; without
-    it NAME.ids.txt or NAME_ids.npy beside the file is taken, else ids are derived. A caption of
-    more than `max_text_bytes` bytes is rejected. `unicode` is the normal form that captions are
+    `path` is a file, a folder (its files of known endings), a glob, one of our dataset folders, or
+    one of clip-retrieval's. `embedding_column` set means that rows carry embeddings (implied where
+    a format holds nothing else); of .npz, .safetensors and .pkl it names the array, tensor or key.
+    `ids_path` belongs to one .npy, .npz or .safetensors: a text file, one id a line, or a .npy of
+    strings or integers; without it NAME.ids.txt or NAME_ids.npy beside the file is taken, else the
+    array `id_column`, `id` or `ids` in it, else ids are derived. A caption of more than
+    `max_text_bytes` bytes is rejected. `unicode` is the normal form that captions are
     brought to. With `unique_texts` a caption that an earlier row has, but for case, spaces and
-    form, is rejected.
-
-    `called` is the name of the side, where that is not the modality that it is read as.
+    form, is rejected. `called` is the name of the side, where that is not the modality that it is
+    read as.
 
     A corpus of `parts` is mixed from theirs: its rows are chosen by `seed` where parts are not
     taken whole, and of its own it has no path and no columns but those passed through.
@@ -157,10 +158,11 @@ class Unit:
     """A slice of one file: what becomes one block, one shard, one receipt.
 
     `start` and `stop` are rows of the file; `byte_start` and `byte_stop` the same slice in bytes
-    for text and JSON lines, and in the ids file (if it is text) for npy. `digest` is of the
+    for text and JSON lines, and in the ids file (if it is text) for arrays. `digest` is of the
     slice's content; `key` adds the columns read. `dimension` is the plan's embedding width.
     `passed_through` is a base64 Arrow schema of those columns, so that every shard of a run gets
-    the same types. `source_path` and its rows are set where the file is a shard of ours: what it
+    the same types. `ids_path` is what is read with the file: ids of an array, or metadata of
+    clip-retrieval. `source_path` and its rows are set where the file is a shard of ours: what it
     was made from. `identity` is what the file (and its ids file) was known by when it was planned,
     None where nothing tells. `planned_key` is the key that the plan gave, where a later one stands
     in `key`; "" where they are the same. `part` names the part of a mixed corpus; a unit that was
@@ -240,12 +242,16 @@ def corpus_files(corpus: Corpus) -> tuple[Format, list[FileEntry]]:
     url = locations.absolute(corpus.path)
     if corpus.format == "dataset":
         return "dataset", []
+    if corpus.format == "clip-retrieval" and locations.is_folder(url):
+        return "clip-retrieval", _clip_retrieval_files(corpus, locations.list_files(url))
     if any(sign in corpus.path for sign in "*?[") and not locations.exists(url):
         entries = locations.glob_files(url)
     elif locations.is_folder(url):
         if corpus.format == "auto" and locations.exists(locations.join(url, "current.json")):
             return "dataset", []
         entries = locations.list_files(url)
+        if corpus.format == "auto" and any(_CLIP_RETRIEVAL.match(one.name) for one in entries):
+            return "clip-retrieval", _clip_retrieval_files(corpus, entries)
     elif locations.exists(url):
         return _only_file(corpus, url)
     else:
@@ -297,12 +303,37 @@ def _chosen(corpus: Corpus, entries: list[FileEntry]) -> tuple[Format, list[File
 
 
 def _belongs_to_array(url: str, names: set[str]) -> bool:
-    """Return whether a file is the ids file of a .npy that is listed too."""
+    """Return whether a file is the ids file of an array that is listed too."""
     return any(
-        url.endswith(ending) and url.removesuffix(ending) + ".npy" in names
+        url.endswith(ending) and url.removesuffix(ending) + array in names
         for ending in IDS_ENDINGS
+        for array in ARRAY_ENDINGS
     )
 
 
+def _clip_retrieval_files(corpus: Corpus, entries: list[FileEntry]) -> list[FileEntry]:
+    """Return the embeddings of a side among the files of a folder of clip-retrieval, by number.
+
+    Raises:
+        ValueError: if it has none, or a name that no message could hold.
+    """
+    side = {"image": "img", "text": "text"}[corpus.modality]
+    found = []
+    for entry in entries:
+        named = _CLIP_RETRIEVAL.match(entry.name)
+        if named is not None and named[1] == side:
+            _check_name(entry.url)
+            found.append((int(named[2]), entry.name, entry))
+    if not found:
+        raise ValueError(
+            f"{corpus.shown} has no {side}_emb/{side}_emb_N.npy, where clip-retrieval writes the "
+            f"embeddings of the {corpus.modality} side"
+        )
+    return [entry for _, _, entry in sorted(found, key=lambda one: one[:2])]
+
+
+_CLIP_RETRIEVAL = re.compile(r"(img|text)_emb/\1_emb_(\d{1,18})\.npy$")
+
+
 IDS_ENDINGS = (".ids.txt", "_ids.npy")
-"""NAME.ids.txt or NAME_ids.npy beside NAME.npy names its rows."""
+"""NAME.ids.txt or NAME_ids.npy beside NAME.npy (.npz, .safetensors) names its rows."""

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.formats import Format
 from pipeline.storage import locations
-from pipeline.storage.array_files import ids_file
+from pipeline.storage.companions import companion_file
 from pipeline.storage.corpus import Corpus, schema_text
 from pipeline.storage.locations import FileEntry
 from pipeline.storage.receipts import parsed
@@ -98,11 +98,11 @@ class FactsCache:
         return entries
 
     def _identity(self, entry: FileEntry) -> str | None:
-        """Return what changes when a file or its ids file does, None if nothing tells."""
+        """Return what changes when a file or the one beside it does, None if nothing tells."""
         known = [(entry if entry.size >= 0 else locations.file_entry(entry.url)).identity]
-        if self._found == "npy":
-            ids = ids_file(self._corpus, entry.url)
-            known += ["none"] if ids is None else [ids, locations.file_entry(ids).identity]
+        beside = companion_file(self._corpus, self._found, entry.url)
+        if beside is not None:
+            known += [beside, locations.file_entry(beside).identity]
         return None if None in known else combined(*known)
 
     def _stood_still(
@@ -128,7 +128,7 @@ class FactsCache:
             passed_through=(
                 None if passed is None else pa.ipc.read_schema(pa.py_buffer(_decoded(passed)))
             ),
-            ids_path=ids_file(self._corpus, entry.url) if self._found == "npy" else None,
+            ids_path=companion_file(self._corpus, self._found, entry.url),
         )
 
 

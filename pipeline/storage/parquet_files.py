@@ -107,11 +107,11 @@ def _parquet_facts(corpus: Corpus, url: str, parquet: pq.ParquetFile) -> dict[st
 
     has_ids = corpus.id_column in schema.names
     if has_ids:
-        kind = _plain(schema.field(corpus.id_column).type)
-        check(corpus.id_column, _is_text(kind) or pa.types.is_integer(kind), "strings or integers")
+        kind = plain_type(schema.field(corpus.id_column).type)
+        check(corpus.id_column, is_text(kind) or pa.types.is_integer(kind), "strings or integers")
     if corpus.text_column in schema.names and corpus.modality == "text":
-        kind = _plain(schema.field(corpus.text_column).type)
-        check(corpus.text_column, _is_text(kind) or pa.types.is_null(kind), "text")
+        kind = plain_type(schema.field(corpus.text_column).type)
+        check(corpus.text_column, is_text(kind) or pa.types.is_null(kind), "text")
     if corpus.modality == "image" and corpus.embedding_column is None:
         kind = schema.field(corpus.image_column).type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -128,11 +128,13 @@ def _parquet_facts(corpus: Corpus, url: str, parquet: pq.ParquetFile) -> dict[st
     return {"has_ids": has_ids, "dimension": dimension, "passed_through": passed}
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, whether they stand in a dictionary or not."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is one of strings or bytes."""
     return any(
         test(kind)
         for test in (
@@ -180,7 +182,7 @@ def read_parquet(corpus: Corpus, unit: Unit) -> RawRows:
             vectors = _plain_vectors(corpus, file, parquet, unit) if embeddings else None
             if vectors is not None:
                 columns.remove(EMBEDDING)
-            table = _read_rows(parquet, unit, columns)
+            table = read_rows(parquet, unit, columns)
     except (pa.ArrowException, OSError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise ValueError(f"cannot read {redact_url(unit.path)}: {line}") from error
@@ -190,7 +192,7 @@ def read_parquet(corpus: Corpus, unit: Unit) -> RawRows:
     text = image = None
     if corpus.text_column in there and (embeddings or corpus.modality == "text"):
         column = table.column(corpus.text_column)
-        if not (_is_text(_plain(column.type)) or pa.types.is_null(column.type)):
+        if not (is_text(plain_type(column.type)) or pa.types.is_null(column.type)):
             raise ValueError(
                 f"column {corpus.text_column!r} of {redact_url(unit.path)} is {column.type}, "
                 "not text"
@@ -216,7 +218,7 @@ def read_parquet(corpus: Corpus, unit: Unit) -> RawRows:
         image=image,
         embedding=vectors,
         passed_through={
-            one.name: _as_planned(table.column(one.name), one.type, one.name, unit.path)
+            one.name: as_planned(table.column(one.name), one.type, one.name, unit.path)
             for one in unit.passed_through_schema
         },
     )
@@ -258,7 +260,7 @@ def _plain_vectors(
     return pa.chunked_array(groups) if groups else None
 
 
-def _read_rows(parquet: pq.ParquetFile, unit: Unit, columns: list[str]) -> pa.Table:
+def read_rows(parquet: pq.ParquetFile, unit: Unit, columns: list[str]) -> pa.Table:
     """Return rows [start, stop), reading the row groups that hold them batch by batch."""
     groups: list[int] = []
     before = seen = 0
@@ -297,7 +299,7 @@ def _undictionaried(column: Any) -> Any:
     return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
 
 
-def _as_planned(column: Any, kind: pa.DataType, name: str, url: str) -> Any:
+def as_planned(column: Any, kind: pa.DataType, name: str, url: str) -> Any:
     """Return a passed-through column in the type that the first file has."""
     if column.type == kind:
         return column

@@ -11,10 +11,12 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipeline.formats import FORMATS, Format
+from pipeline.formats import ARRAYS, FORMATS, Format
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
-from pipeline.storage.array_files import cut_npy, ids_file
+from pipeline.storage.array_files import cut_npy, cut_npz, cut_safetensors
+from pipeline.storage.clip_retrieval import cut_clip_retrieval
+from pipeline.storage.companions import companion_file
 from pipeline.storage.corpus import (
     Corpus,
     Unit,
@@ -29,6 +31,7 @@ from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.mixing import mixed_units
 from pipeline.storage.parquet_files import cut_parquet
+from pipeline.storage.pickle_files import cut_pickle
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.slices import FileFacts, Slice, combined, identity_of
 
@@ -92,8 +95,10 @@ def plan(
     if found == "dataset":
         files = _dataset_files(corpus)
     else:
-        if corpus.ids_path is not None and (found != "npy" or len(entries) != 1):
-            raise ValueError(f"an ids file belongs to one .npy file; {corpus.shown} is not one")
+        if corpus.ids_path is not None and (found not in ARRAYS or len(entries) != 1):
+            raise ValueError(
+                f"an ids file belongs to one .npy, .npz or .safetensors; {corpus.shown} is not one"
+            )
         remembered = FactsCache(cache, corpus, found, rows_per_shard, entries) if cache else None
         skip = on_unreadable_file == "skip"
         try:
@@ -167,6 +172,9 @@ def _mixed(
     )
 
 
+_ONE_WIDTH = frozenset({*ARRAYS, "clip-retrieval"})
+"""Formats whose files have embeddings of one width each."""
+
 Files = Sequence[tuple[str, FileFacts, str | None]]
 """URLs, what is known of them, and what they were known by before that was looked at."""
 
@@ -199,6 +207,10 @@ CUTS: dict[Format, Callable[[Corpus, str, int], FileFacts]] = {
     "csv": cut_csv,
     "parquet": cut_parquet,
     "npy": cut_npy,
+    "npz": cut_npz,
+    "safetensors": cut_safetensors,
+    "pickle": cut_pickle,
+    "clip-retrieval": cut_clip_retrieval,
 }
 """How a file of each format is cut: of a corpus, the one at a URL, in units of so many rows."""
 
@@ -217,7 +229,7 @@ def _cut_files(
 
     def identity(entry: FileEntry) -> str | None:
         listed = entry if entry.size >= 0 else locations.file_entry(entry.url)
-        return identity_of(listed, ids_file(corpus, entry.url) if found == "npy" else None)
+        return identity_of(listed, companion_file(corpus, found, entry.url))
 
     def facts_of(entry: FileEntry) -> tuple[str, FileFacts, str | None] | ValueError:
         try:
@@ -296,12 +308,12 @@ def _check_agreement(corpus: Corpus, found: Format, files: Files, dimension: int
         raise ValueError(f"{corpus.shown} has no embedding in its first rows")
     first_url, first, _ = files[0]
     for url, facts, _ in files[1:]:
-        if found == "npy" and facts.dimension != first.dimension:
+        if found in _ONE_WIDTH and facts.dimension != first.dimension:
             raise ValueError(
                 f"{redact_url(url)} has {facts.dimension}-dimensional embeddings, "
                 f"{redact_url(first_url)} {first.dimension}-dimensional ones"
             )
-        if found in {"npy", "parquet"} and facts.has_ids != first.has_ids:
+        if found in {*_ONE_WIDTH, "parquet"} and facts.has_ids != first.has_ids:
             without = first_url if facts.has_ids else url
             raise ValueError(
                 f"{redact_url(without)} does not name its rows while other files of "
@@ -353,7 +365,7 @@ def _unit(
 def _key(corpus: Corpus, unit: Unit) -> str:
     """Return the digest of a slice's content and of everything that says what is read from it."""
     columns: list[object] = []
-    if unit.format in {"jsonl", "parquet", "dataset"}:
+    if unit.format not in {"text", "npy"}:
         columns = [
             corpus.id_column if unit.has_ids else None,
             corpus.text_column,

@@ -20,7 +20,8 @@ from pipeline.schema import (
     RejectReason,
     embedding_type,
 )
-from pipeline.storage.array_files import read_npy
+from pipeline.storage.array_files import read_npy, read_npz, read_safetensors
+from pipeline.storage.clip_retrieval import read_clip_retrieval
 from pipeline.storage.columns import (
     CONTENT_BYTES,
     RawRows,
@@ -40,7 +41,9 @@ from pipeline.storage.duplicates import Duplicates, normalised, row_hashes
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
 from pipeline.storage.mixing import chosen_rows
+from pipeline.storage.norms import Norms
 from pipeline.storage.parquet_files import read_parquet
+from pipeline.storage.pickle_files import read_pickle
 
 
 def read_unit(
@@ -49,13 +52,15 @@ def read_unit(
     *,
     dimension: int | None = None,
     duplicates: Duplicates | None = None,
+    norms: Norms | None = None,
 ) -> pa.Table:
     """Return all rows of a unit in order: row, id, text or image or embedding, content, reject.
 
     `reject` is null for good rows, else a `RejectReason`; `content` holds the raw bytes of
     rejected rows, cut at 64 KiB. Embeddings come L2-normalised, as fixed_size_list<float32>[d]
     with zeros in rejected rows; d is `dimension`, else the plan's. Passed-through columns follow,
-    and the part of a mixed corpus as `source`. `duplicates` rejects what another unit keeps.
+    and the part of a mixed corpus as `source`. `duplicates` rejects what another unit keeps;
+    `norms` counts those of given embeddings.
 
     Raises:
         ValueError: if the file cannot be read or was changed since it was planned.
@@ -85,7 +90,9 @@ def read_unit(
         sizes = pc.fill_null(pc.binary_length(raw.image), 0).to_numpy()
         rejects.mark(sizes == 0, RejectReason.UNDECODABLE_IMAGE)
     if embeddings:
-        columns[EMBEDDING] = _embedding_column(raw, whole, dimension or unit.dimension, rejects)
+        width = dimension or unit.dimension
+        counted = None if stored else norms
+        columns[EMBEDDING] = _embedding_column(raw, whole, width, rejects, counted)
     for name, column in raw.passed_through.items():
         mark_broken_text(column, rejects)
         columns[name] = column
@@ -111,6 +118,10 @@ _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
     "csv": read_csv,
     "parquet": read_parquet,
     "npy": read_npy,
+    "npz": read_npz,
+    "safetensors": read_safetensors,
+    "pickle": read_pickle,
+    "clip-retrieval": read_clip_retrieval,
     "dataset": read_parquet,
 }
 """How a slice of a file of each format is read."""
@@ -126,10 +137,10 @@ def _read(corpus: Corpus, unit: Unit) -> RawRows:
 
 
 def _embedding_column(
-    raw: RawRows, unit: Unit, dimension: int | None, rejects: Rejects
+    raw: RawRows, unit: Unit, dimension: int | None, rejects: Rejects, norms: Norms | None
 ) -> pa.Array:
     assert dimension is not None, f"unit {unit.key} was planned without a dimension"
-    values = unit_rows(raw.embedding, unit.rows, dimension, rejects)
+    values = unit_rows(raw.embedding, unit.rows, dimension, rejects, norms)
     return pa.FixedSizeListArray.from_arrays(
         pa.array(values.reshape(-1)), type=embedding_type(dimension, "float32")
     )

@@ -35,7 +35,7 @@ _KINDS: Kinds = {
     "truncated": (int,),
     "source": (dict,),
 }
-_OPTIONAL: Kinds = {"planned": (str,)}
+_OPTIONAL: Kinds = {"planned": (str,), "norms": (dict,)}
 """Fields that receipts of earlier releases don't have."""
 
 
@@ -46,7 +46,8 @@ class Receipt:
     `unit` and `fingerprint` name the shard; paths are relative to the dataset folder; `bytes` and
     `sha256` are of the file; `seconds` is by stage; `truncated` counts captions that the encoder
     cut at its context length; `source` is the slice's path (redacted), start and stop row;
-    `planned` the key that the plan gave the unit, "" where that is `unit`.
+    `planned` the key that the plan gave the unit, "" where that is `unit`; `norms` says how many
+    embeddings came in another length than 1 (`off`) and the `least` and `greatest`, empty if none.
     """
 
     unit: str
@@ -64,6 +65,7 @@ class Receipt:
     truncated: int = 0
     source: dict[str, Any] = field(default_factory=dict)
     planned: str = ""
+    norms: dict[str, float] = field(default_factory=dict)
 
     @property
     def planned_unit(self) -> str:
@@ -111,8 +113,13 @@ class Receipt:
         ):
             if not 0 <= getattr(receipt, name) <= most:
                 raise ValueError(f"not a receipt: {name} is not between 0 and {most}")
-        if not all(_is_time(one) for one in receipt.seconds.values()):
+        if not all(_is_amount(one) for one in receipt.seconds.values()):
             raise ValueError("not a receipt: seconds has a time that is none")
+        if receipt.norms and (
+            receipt.norms.keys() != {"off", "least", "greatest"}
+            or not all(_is_amount(one) for one in receipt.norms.values())
+        ):
+            raise ValueError("not a receipt: norms are not three numbers")
         for path in receipt.files:
             if not path.isprintable():
                 raise ValueError(f"not a receipt: {path!r} is not the name of a shard")
@@ -181,5 +188,5 @@ def check_counts(counts: Mapping[str, object], what: str) -> None:
             raise ValueError(f"not a {what}: quarantined has a count below 0")
 
 
-def _is_time(value: object) -> bool:
+def _is_amount(value: object) -> bool:
     return type(value) in (int, float) and cast(float, value) >= 0

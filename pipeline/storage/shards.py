@@ -59,6 +59,7 @@ def write_unit(
     metadata: Mapping[str, str],
     seconds: Mapping[str, float],
     truncated: int = 0,
+    norms: Mapping[str, float] | None = None,
 ) -> Receipt:
     """Write a unit's shard, its quarantine shard if any row is rejected, and then its receipt.
 
@@ -101,6 +102,7 @@ def write_unit(
         truncated=truncated,
         source=source_of(unit),
         planned=unit.planned_key,
+        norms=dict(norms or {}),
     )
     where = locations.join_inside(root, f"{RECEIPTS}/{name}.json")
     locations.write_bytes(where, receipt.to_json().encode())

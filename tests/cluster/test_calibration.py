@@ -28,6 +28,7 @@ from pipeline.storage.planning import plan
 from pipeline.storage.reading import read_unit
 from tests.cluster.conftest import CAPTIONS, World
 from tests.cluster.samples import cloud_config, small_config
+from tests.storage.embeddings import write_kind
 
 QUICK = {"_SECONDS": 0.05, "_SETTLED_S": 0.0, "_UNITS_A_CPU": 2}
 """The smallest of measurements: what is looked at here is not their figures."""
@@ -182,3 +183,15 @@ def test_samples_are_of_the_corpus_and_its_format(tmp_path: Path, kind: str):
         wanted = np.eye(16, dtype=np.float32)[np.arange(40) % 16]
         found = np.stack(table.column("embedding").to_pylist())
         np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors", "pickle", "clip-retrieval"])
+def test_samples_of_other_embeddings_are_written_as_parquet(tmp_path: Path, kind: str):
+    values, ids = np.eye(16, dtype=np.float32), [f"r{row:02d}" for row in range(16)]
+    settings = write_kind(tmp_path / "corpus", kind, values, ids)
+    sample = read_sample(Corpus(path=str(tmp_path / "corpus"), modality="image", **settings))
+    assert (sample.corpus_rows, sample.files, sample.rewritten) == (16, 2, True)
+    written = write_sample(sample, str(tmp_path / "again"), UNITS, ROWS)
+    planned = plan(Corpus(modality="image", **written), ROWS)
+    assert (len(planned.units), planned.rows, planned.dimension) == (UNITS, UNITS * ROWS, 16)
+    assert planned.has_ids

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.storage import Corpus, locations, plan, planning
 from pipeline.storage.file_facts import CUTTING_VERSION
+from tests.storage.embeddings import write_file, write_kind
 from tests.storage.samples import text_corpus, unit_norm, write_dataset, write_jsonl, write_parquet
 
 
@@ -78,6 +79,26 @@ def test_one_changed_file_is_one_read(tmp_path, cut, aged, kind):
     assert cut == [changed.name]
     plan(corpus, 3, cache=cache)
     assert cut == [changed.name]
+
+
+@pytest.mark.parametrize("kind", ["npz", "npz deflated", "safetensors", "pickle", "clip-retrieval"])
+def test_what_embeddings_are_read_with_is_watched(tmp_path, cut, aged, kind):
+    values, ids = unit_norm(14), [f"r{row}" for row in range(14)]
+    write_kind(tmp_path / "in", kind, values, ids)
+    corpus, cache = Corpus(path=str(tmp_path / "in"), modality="image"), str(tmp_path / "c.json")
+    first = plan(corpus, 3, cache=cache)
+    assert len(cut) == 2
+    assert plan(corpus, 3, cache=cache) == first
+    assert len(cut) == 2
+    # The embeddings stay byte for byte where the ids stand in a file of their own.
+    write_file(tmp_path / "in", kind, 1, values[7:], ids[:7])
+    if kind in ("npz", "npz deflated", "safetensors"):
+        (tmp_path / "in" / "part0.ids.txt").write_text("".join(f"x{row}\n" for row in range(7)))
+    del cut[:]
+    changed = plan(corpus, 3, cache=cache)
+    assert len(cut) == (1 if kind in ("pickle", "clip-retrieval") else 2)
+    assert changed == plan(corpus, 3)
+    assert changed.digest != first.digest
 
 
 def test_ids_that_change_come_or_go(tmp_path, cut, aged):

@@ -146,12 +146,12 @@ def test_ids_of_arrays(tmp_path):
     np.save(tmp_path / "other.npy", np.array(list("abcde")))
     other = text_corpus(tmp_path / "a.npy", ids_path=str(tmp_path / "other.npy"))
     assert plan(other, 2).has_ids
-    np.save(tmp_path / "other.npy", np.arange(5))
-    with pytest.raises(ValueError, match="1-d array of strings"):
+    np.save(tmp_path / "other.npy", np.arange(5.0))
+    with pytest.raises(ValueError, match="1-d array of strings or integers"):
         plan(other, 2)
     with pytest.raises(ValueError, match="no ids file"):
         plan(text_corpus(tmp_path / "a.npy", ids_path=str(tmp_path / "none.txt")), 2)
-    with pytest.raises(ValueError, match=r"one \.npy"):
+    with pytest.raises(ValueError, match=r"one \.npy, \.npz or \.safetensors"):
         plan(text_corpus(tmp_path, ids_path=str(tmp_path / "a.ids.txt")), 2)
 
 

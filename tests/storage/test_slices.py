@@ -57,12 +57,12 @@ def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", {"text": ["a", "b"]})
     corpus = text_corpus(path)
     (unit,) = plan(corpus, 5).units
-    whole = parquet_files._read_rows
+    whole = parquet_files.read_rows
 
     def late(*arguments):
         replaced(path, lambda path: write_parquet(path, {"text": ["c", "d"]}))
         return whole(*arguments)
 
-    monkeypatch.setattr(parquet_files, "_read_rows", late)
+    monkeypatch.setattr(parquet_files, "read_rows", late)
     with pytest.raises(ValueError, match=CHANGED):
         read_unit(corpus, unit)
