@@ -129,7 +129,7 @@ def test_nothing_near_is_not_guessed():
         ({"encoder": {"device": "cuda:1"}}, "encoder.device: cuda:1 is not among the GPUs of an"),
         (
             {"encoder": {"device": "cuda"}, "ray": {"gpus_per_actor": 0}},
-            "encoder.device: cuda is not among the GPUs of an actor",
+            "encoder.device: cuda, but ray.gpus_per_actor is 0",
         ),
         (
             {"encoder": {"device": "cuda:2"}, "ray": {"gpus_per_actor": 2}},

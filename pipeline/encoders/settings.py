@@ -45,7 +45,9 @@ def check_device(device: str, gpus: float | str) -> None:
             f"ray.gpus_per_actor: {gpus:g} GPUs for an encoder.device that is cpu; set one of them "
             "to auto"
         )
-    if kind == "cuda" and (not gpus or int(index or 0) >= max(1.0, gpus)):
+    if kind == "cuda" and not gpus:
+        raise ValueError(f"encoder.device: {device}, but ray.gpus_per_actor is 0; set it to auto")
+    if kind == "cuda" and int(index or 0) >= max(1.0, gpus):
         raise ValueError(
             f"encoder.device: {device} is not among the GPUs of an actor, counted from 0, which "
             f"ray.gpus_per_actor says are {gpus:g}; use cuda, or give actors more"

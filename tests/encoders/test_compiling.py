@@ -21,13 +21,17 @@ needs_compiler = pytest.mark.skipif(
     reason="torch.compile needs a C++ compiler",
 )
 
+# One layer: each more takes the compiler seconds.
+CAUSAL = model_config(layers=1)
+CLASS_TOKEN = COCA | {"text_cfg": COCA["text_cfg"] | {"layers": 1}}
+
 
 def encoder_of(folder: Path, **options: Any) -> OpenClipEncoder:
     return OpenClipEncoder(f"local-dir:{folder}", device="cpu", **options)
 
 
 @needs_compiler
-@pytest.mark.parametrize("config", [model_config(), COCA], ids=["causal", "class token"])
+@pytest.mark.parametrize("config", [CAUSAL, CLASS_TOKEN], ids=["causal", "class token"])
 def test_captions_are_the_plain_towers(
     config: dict[str, Any], make_folder: Callable[..., Path]
 ) -> None:
@@ -43,7 +47,7 @@ def test_captions_are_the_plain_towers(
 
 @needs_compiler
 def test_images_are_the_plain_towers(make_folder: Callable[..., Path]) -> None:
-    folder = make_folder(model_config())
+    folder = make_folder(CAUSAL | {"vision_cfg": CAUSAL["vision_cfg"] | {"layers": 1}})
     images = [picture(seed) for seed in range(5)]
     expected = encoder_of(folder).encode_images(images).embeddings
     encoder = encoder_of(folder, compile=True, towers=("image",), image_batch=2)

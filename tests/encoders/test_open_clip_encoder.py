@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pipeline
-from pipeline.encoders import OpenClipEncoder, loading
+from pipeline.encoders import OpenClipEncoder, loading, quick_identity
 from tests.encoders.conftest import VOCABULARY_SIZE, model_config, picture
 
 
@@ -85,6 +85,17 @@ def test_fingerprint_sees_weights_config_vocabulary_and_preprocessing(
     config_file.write_text(config_file.read_text().replace("0.5", "0.4"))
     seen.add(encoder_of(preprocess).fingerprint)
     assert len(seen) == 5
+
+
+def test_the_quick_identity_sees_every_file_of_the_folder(folder: Path) -> None:
+    name = f"local-dir:{folder}"
+    seen = [quick_identity(name, None)]
+    assert quick_identity(name, None) == seen[0]
+    for file in sorted(folder.iterdir()):
+        os.utime(file, ns=(1, 1))
+        seen.append(quick_identity(name, None))
+    assert len(seen) == 4
+    assert len({json.dumps(one) for one in seen}) == 4
 
 
 def test_fingerprint_refuses_weights_that_changed_meanwhile(folder: Path) -> None:
