@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["auto", "text", "jsonl", "parquet", "npy", "dataset"]
+Format = Literal["auto", "text", "jsonl", "parquet", "images", "webdataset", "npy", "dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,22 @@ FORMATS: dict[Format, FormatTraits] = {
     "parquet": FormatTraits(
         endings=(".parquet", ".pq"), texts=True, images=True, embeddings="named", columns=True
     ),
+    "images": FormatTraits(
+        endings=(
+            ".jpg",
+            ".jpeg",
+            ".png",
+            ".webp",
+            ".bmp",
+            ".gif",
+            ".tif",
+            ".tiff",
+            ".ppm",
+            ".jp2",
+        ),
+        images=True,
+    ),
+    "webdataset": FormatTraits(endings=(".tar",), texts=True, images=True, columns=True),
     "npy": FormatTraits(endings=(".npy",), embeddings="always"),
     "dataset": FormatTraits(embeddings="always", columns=True),
 }

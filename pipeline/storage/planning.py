@@ -15,14 +15,16 @@ from pipeline.formats import FORMATS, Format
 from pipeline.schema import EMBEDDING
 from pipeline.storage import locations
 from pipeline.storage.array_files import cut_npy, ids_file
-from pipeline.storage.corpus import Corpus, Unit, carries_embeddings, corpus_files
+from pipeline.storage.corpus import Corpus, Unit, can_hold, carries_embeddings, corpus_files
 from pipeline.storage.file_facts import FactsCache, schema_text
+from pipeline.storage.image_files import READERS, check_size, cut_image, grouped
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.parquet_files import cut_parquet
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.slices import FileFacts, Slice, combined, identity_of
+from pipeline.storage.tar_files import cut_tar
 
 _WORKERS = 8
 _CHECKS = 2
@@ -93,6 +95,8 @@ def plan(
         finally:
             if remembered is not None and remember:
                 remembered.save()
+    if found == "images":
+        files = [grouped(corpus, files, rows_per_shard)]
     has_ids = any(facts.has_ids for _, facts, _ in files)
     dimension = next((facts.dimension for _, facts, _ in files if facts.dimension), None)
     _check_agreement(corpus, found, files, dimension)
@@ -129,15 +133,13 @@ def _check_fit(corpus: Corpus, found: Format) -> None:
     named = corpus.embedding_column is not None
     if named and traits.embeddings == "never":
         raise ValueError(f"{corpus.shown} is {found}; it holds no embeddings")
-    if not (named or traits.embeddings == "always"):
-        there = traits.texts if corpus.modality == "text" else traits.images
-        if not there:
-            what, fitting = ("captions", "texts") if corpus.modality == "text" else ("images",) * 2
-            holding = [name for name, one in FORMATS.items() if getattr(one, fitting)]
-            raise ValueError(
-                f"{corpus.shown} is {found}; it holds no {what}, which are read from "
-                f"{locations.listed(holding)}"
-            )
+    if not can_hold(corpus, found):
+        what, fitting = ("captions", "texts") if corpus.modality == "text" else ("images",) * 2
+        holding = [name for name, one in FORMATS.items() if getattr(one, fitting)]
+        raise ValueError(
+            f"{corpus.shown} is {found}; it holds no {what}, which are read from "
+            f"{locations.listed(holding)}"
+        )
     if corpus.passed_through and not traits.columns:
         raise ValueError(
             f"{corpus.shown} is {found}; it has no columns to pass through "
@@ -149,6 +151,8 @@ CUTS: dict[Format, Callable[[Corpus, str, int], FileFacts]] = {
     "text": cut_text,
     "jsonl": cut_jsonl,
     "parquet": cut_parquet,
+    "images": cut_image,
+    "webdataset": cut_tar,
     "npy": cut_npy,
 }
 """How a file of each format is cut: of a corpus, the one at a URL, in units of so many rows."""
@@ -172,6 +176,8 @@ def _cut_files(
 
     def facts_of(entry: FileEntry) -> tuple[str, FileFacts, str | None] | ValueError:
         try:
+            if found == "images":
+                check_size(entry)
             before = identity(entry)
             facts = cut(entry) if remembered is None else remembered.facts(entry, cut)
         except ValueError as error:
@@ -182,7 +188,9 @@ def _cut_files(
 
     files: list[tuple[str, FileFacts, str | None]] = []
     skipped: list[SkippedFile] = []
-    with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
+    remote_images = found == "images" and not locations.is_local(corpus.path)
+    workers = READERS if remote_images else min(_WORKERS, (os.cpu_count() or 1) * 2)
+    with ThreadPoolExecutor(workers) as pool:
         results = pool.map(facts_of, entries)
         for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
             if not isinstance(result, ValueError):
@@ -298,6 +306,7 @@ def _unit(
         source_start=one.source_start,
         source_stop=one.source_stop,
         identity=identity,
+        members=one.members,
     )
     return dataclasses.replace(unit, key=_key(corpus, unit))
 
@@ -305,7 +314,7 @@ def _unit(
 def _key(corpus: Corpus, unit: Unit) -> str:
     """Return the digest of a slice's content and of everything that says what is read from it."""
     columns: list[object] = []
-    if unit.format in {"jsonl", "parquet", "dataset"}:
+    if unit.format in {"jsonl", "parquet", "webdataset", "dataset"}:
         columns = [
             corpus.id_column if unit.has_ids else None,
             corpus.text_column,

@@ -26,9 +26,11 @@ from pipeline.storage.columns import (
 )
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
 from pipeline.storage.duplicates import DuplicateIds, hash_ids
+from pipeline.storage.image_files import read_images
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
 from pipeline.storage.parquet_files import read_parquet
+from pipeline.storage.tar_files import read_tar
 
 
 def read_unit(
@@ -84,6 +86,8 @@ _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
     "text": read_text,
     "jsonl": read_jsonl,
     "parquet": read_parquet,
+    "images": read_images,
+    "webdataset": read_tar,
     "npy": read_npy,
     "dataset": read_parquet,
 }
