@@ -86,7 +86,9 @@ def grouped(
 def _common_folder(corpus: Corpus, urls: Sequence[str]) -> str:
     """Return the folder that files are named from: the one given, or the part before a glob."""
     url = locations.absolute(corpus.path).rstrip("/")
-    if not all(one.startswith(f"{url}/") for one in urls):
+    if url in urls:
+        url = url.rpartition("/")[0]
+    elif not all(one.startswith(f"{url}/") for one in urls):
         url = re.split(r"[*?\[]", url, maxsplit=1)[0].rpartition("/")[0]
     for one in urls:
         if not one.startswith(f"{url}/"):

@@ -64,12 +64,14 @@ def plan(
     progress: Callable[[int, int], None] | None = None,
     cache: str | None = None,
     remember: bool = True,
+    most_files: int | None = None,
 ) -> Plan:
     """Cut a corpus into units of about `rows_per_shard` rows; every file is read once for digests.
 
     `progress` is called with (files done, files). Ids are derived if no file of the corpus names
     its rows. `cache` is the URL of a file that remembers what was learnt: files that did not
-    change since are not read again; `remember` says whether it is written.
+    change since are not read again; `remember` says whether it is written. `most_files` leaves
+    out all files but the first so many.
 
     Raises:
         StoreError: if a store fails, whatever `on_unreadable_file` is.
@@ -79,6 +81,7 @@ def plan(
     if rows_per_shard < 1:
         raise ValueError(f"rows_per_shard is {rows_per_shard}; it must be at least 1")
     found, entries = corpus_files(corpus)
+    entries = entries[:most_files]
     _check_fit(corpus, found)
     skipped: tuple[SkippedFile, ...] = ()
     if found == "dataset":

@@ -158,7 +158,9 @@ def _image_file(corpus: Corpus, sample: _Sample) -> str | None:
         return named
     if named != _DEFAULT_IMAGE:
         return None
-    found = [one for one in sample.files if one.rpartition(".")[2] in _IMAGES]
+    # A mask such as .seg.png is an image only where there is no plain one.
+    plain = [one for one in sample.files if one in _IMAGES]
+    found = plain or [one for one in sample.files if one.rpartition(".")[2] in _IMAGES]
     return found[0] if len(found) == 1 else None
 
 

@@ -52,7 +52,7 @@ class Member:
 def member_of(info: tarfile.TarInfo) -> Member | None:
     """Return a tar's entry as a member of a sample; None for what WebDataset passes over too.
 
-    That is folders, names without an extension or that begin with a dot, and `__metadata__`.
+    That is folders, names without a key or an extension, and `__metadata__`.
     """
     if info.isdir() or _METADATA.match(info.name):
         return None
