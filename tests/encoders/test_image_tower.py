@@ -7,7 +7,6 @@ import json
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from webdataset.autodecode import imagehandler
 
 from pipeline.encoders import OpenClipEncoder, image_tower
 from tests.encoders.conftest import COCA, model_config, picture, reference
+from tests.pictures import huge_png
 
 
 @pytest.fixture
@@ -182,21 +182,6 @@ def test_orientation_is_what_is_stored(preprocess: Callable[[Image.Image], torch
     found = image_tower.decode(buffer.getvalue(), preprocess, 32)
     assert found is not None
     assert torch.equal(found, preprocess(drawn()))
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """Return a valid black PNG of one bit a pixel, a thousandth of the size of its rows."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((1 + (width + 7) // 8) * height))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
 
 
 def lying(form: str) -> bytes:

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import json
 import tarfile
 
@@ -14,38 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.storage import Corpus, locations, plan, read_unit, tar_files, tar_scan
 from tests.storage.samples import read_all, reasons, text_corpus
-
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+from tests.tars import KINDS, special, tar_of, write_tar
 
 
 def image_corpus(path, **fields):
     return Corpus(path=str(path), modality="image", **fields)
-
-
-def tar_of(members, kind="pax", **options):
-    """A tar of (name, bytes), or of prepared TarInfos."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=FORMATS[kind], **options) as tar:
-        for one in members:
-            if isinstance(one, tarfile.TarInfo):
-                tar.addfile(one)
-                continue
-            name, data = one
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def write_tar(path, members, kind="pax", **options):
-    locations.write_bytes(str(path), tar_of(members, kind, **options))
-    return str(path)
-
-
-def special(name, kind, target=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
 
 
 def samples(count, start=0, extensions=("jpg", "txt", "json")):
@@ -128,7 +100,7 @@ NAMES = st.builds(
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(NAMES, min_size=1, max_size=12),
-    kind=st.sampled_from(list(FORMATS)),
+    kind=st.sampled_from(list(KINDS)),
     rows=st.integers(1, 5),
 )
 def test_any_names_make_the_samples_that_webdataset_makes(tmp_path, names, kind, rows):
