@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from pipeline.storage import locations
-from pipeline.storage.columns import RawRows, Rejects
+from pipeline.storage.columns import RawRows, Rejects, binary_column
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.locations import FileEntry, redact_url
 from pipeline.storage.slices import UNIT_BYTES, FileFacts, Slice, changed, combined
@@ -122,7 +122,7 @@ def read_images(corpus: Corpus, unit: Unit) -> RawRows:
     if _group_digest(list(zip(unit.members, digests, strict=True))) != unit.digest:
         first, last = unit.members[0], unit.members[-1]
         raise changed(f"an image file of {unit.path} (of those from {first} to {last})")
-    images = pa.array(contents, pa.binary())
+    images = binary_column(contents)
     return RawRows(
         rejects=Rejects(len(images)),
         content=lambda row: images[row].as_py(),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.formats import FORMATS
 from pipeline.schema import RejectReason
 from pipeline.storage import locations
-from pipeline.storage.columns import RawRows, Rejects
+from pipeline.storage.columns import RawRows, Rejects, binary_column
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.line_files import (
     SAMPLED_LINES,
@@ -36,6 +36,7 @@ from pipeline.storage.slices import (
 from pipeline.storage.tar_scan import TarScan, member_of, readable_tar, scan_members
 
 _SAMPLED_BYTES = 2**20
+_BUFFER_BYTES = 4 * 2**20
 _IMAGES = frozenset(ending.removeprefix(".") for ending in FORMATS["images"].endings)
 _DEFAULT_IMAGE, _DEFAULT_TEXT, _DEFAULT_ID = "image", "text", "id"
 """Names of columns that a user did not give: any image, `.txt` too, and the sample's key."""
@@ -75,7 +76,7 @@ def cut_tar(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
         if file.read(len(max(_PACKED, key=len))).startswith(_PACKED):
             raise ValueError("it is compressed; unpack it to .tar (gunzip, zstd -d, ...)")
         file.seek(0)
-        scan = TarScan(file)
+        scan = TarScan(io.BufferedReader(file, _BUFFER_BYTES))
 
         def close(stop: int) -> None:
             slices.append(
@@ -243,7 +244,7 @@ def _images(corpus: Corpus, samples: list[_Sample], rejects: Rejects) -> pa.Arra
         images.append(None if extension is None else sample.files[extension])
         if extension is None:
             rejects.mark_row(row, RejectReason.MALFORMED)
-    return pa.array(images, pa.binary())
+    return binary_column(images)
 
 
 def _texts(corpus: Corpus, samples: list[_Sample], columns: _JsonColumns) -> pa.Array:

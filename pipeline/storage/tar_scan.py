@@ -40,7 +40,6 @@ class Member:
     `whole` is false for a link, a device or a file with holes: it has no bytes of its own.
     """
 
-    name: str
     key: str
     extension: str
     offset: int
@@ -61,7 +60,6 @@ def member_of(info: tarfile.TarInfo) -> Member | None:
         return None
     whole = info.isreg() and not info.issparse()
     return Member(
-        name=info.name,
         key=named[1],
         extension=named[2].lower(),
         offset=info.offset,

@@ -331,6 +331,24 @@ def test_a_tar_cut_short_anywhere_is_unreadable(tmp_path, kind):
     assert plan(image_corpus(path), 10).rows == 4
 
 
+def test_no_byte_that_is_wrong_loses_a_sample(tmp_path):
+    """Headers have sums; what stands behind the end mark is looked at; the rest is content."""
+    whole = tar_of(samples(4), "ustar")
+    path = tmp_path / "a.tar"
+    path.write_bytes(whole)
+    keys = read_all(image_corpus(path)).column("id").to_pylist()
+    refused = 0
+    for place in range(0, len(whole), 83):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            found = read_all(image_corpus(path)).column("id").to_pylist()
+        except ValueError:
+            refused += 1
+        else:
+            assert found == keys, place
+    assert refused > 50
+
+
 def test_unreadable_tars_can_be_skipped(tmp_path):
     write_tar(tmp_path / "a.tar", samples(4))
     (tmp_path / "b.tar").write_bytes(tar_of(samples(4))[:2000])
