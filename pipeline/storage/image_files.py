@@ -113,11 +113,8 @@ def read_images(corpus: Corpus, unit: Unit) -> RawRows:
                 f"{redact_url(url)} is gone since the run was planned; start it again"
             ) from error
 
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        contents = list(pool.map(read, unit.members))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        contents = list(pool.map(read, unit.members))  # the first that fails ends the others
     digests = [_digest(content) for content in contents]
     if _group_digest(list(zip(unit.members, digests, strict=True))) != unit.digest:
         first, last = unit.members[0], unit.members[-1]

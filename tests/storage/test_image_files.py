@@ -1,6 +1,7 @@
 """Folders of image files: which are read, under which ids, in which units, and what goes wrong."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,19 @@ def test_a_folder_with_signs_of_globs_in_its_name(tmp_path):
     assert unit.members == ("a.jpg", "b/c.jpg")
     (one,) = plan(image_corpus(tmp_path / "photos [2024]*" / "a.jpg"), 10).units
     assert one.members == ("a.jpg",)
+
+
+def test_a_store_that_fails_is_not_asked_for_the_rest(tmp_path, monkeypatch):
+    corpus = write_images(tmp_path, [f"{number:03d}.jpg" for number in range(200)])
+    (unit,) = plan(corpus, 200).units
+    asked = []
+
+    def failing(url):
+        asked.append(url)
+        time.sleep(0.02)
+        raise locations.StoreError(f"cannot read {url}")
+
+    monkeypatch.setattr(locations, "read_bytes", failing)
+    with pytest.raises(locations.StoreError, match=r"000\.jpg"):
+        read_unit(corpus, unit)
+    assert len(asked) < 100
