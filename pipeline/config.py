@@ -62,9 +62,10 @@ class TextCorpus(Section):
     format: Format = "auto"
     """Format of the files; auto goes by their endings, and knows folders of clip-retrieval."""
     id_column: str = "id"
-    """Column of row ids; derived from the content when the input has none."""
+    """Column of row ids; derived from the content when the input has none. In WebDataset tars the
+    key, or else this field of the .json."""
     text_column: str = "text"
-    """Column of the captions."""
+    """Column of the captions; in WebDataset tars a field of the .json or an extension (txt)."""
     embedding_column: str | None = None
     """Column of precomputed embeddings (array of .npz, tensor of .safetensors, key of .pkl); when
     set, nothing is encoded."""
@@ -135,9 +136,11 @@ class ImageSource(Section):
     format: Format = "auto"
     """Format of the files; auto goes by their endings, and knows folders of clip-retrieval."""
     id_column: str = "id"
-    """Column of row ids."""
+    """Column of row ids; of image files the name below the folder, in WebDataset tars the key, or
+    else this field of the .json."""
     image_column: str = "image"
-    """Column of encoded image bytes (PNG, JPEG, WebP)."""
+    """Column of encoded image bytes (PNG, JPEG, WebP); in WebDataset tars with several images a
+    sample the extension of one (jpg)."""
     embedding_column: str | None = None
     """Column of precomputed embeddings (array of .npz, tensor of .safetensors, key of .pkl); when
     set, nothing is encoded."""

@@ -11,6 +11,8 @@ Format = Literal[
     "jsonl",
     "csv",
     "parquet",
+    "images",
+    "webdataset",
     "npy",
     "npz",
     "safetensors",
@@ -48,6 +50,22 @@ FORMATS: dict[Format, FormatTraits] = {
     "parquet": FormatTraits(
         endings=(".parquet", ".pq"), texts=True, images=True, embeddings="named", columns=True
     ),
+    "images": FormatTraits(
+        endings=(
+            ".jpg",
+            ".jpeg",
+            ".png",
+            ".webp",
+            ".bmp",
+            ".gif",
+            ".tif",
+            ".tiff",
+            ".ppm",
+            ".jp2",
+        ),
+        images=True,
+    ),
+    "webdataset": FormatTraits(endings=(".tar",), texts=True, images=True, columns=True),
     "npy": FormatTraits(endings=(".npy",), embeddings="always"),
     "npz": FormatTraits(endings=(".npz",), embeddings="always"),
     "safetensors": FormatTraits(endings=(".safetensors",), embeddings="always"),

@@ -29,6 +29,8 @@ _MOST_BYTES = 128 * 2**20
 _UNIT_ROWS = 4_096
 _UNIT_IMAGES = 256
 _MOST_FILES = 16
+_MOST_IMAGES = 1_024
+"""Of a folder of image files, where a file is a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,10 @@ def read_sample(corpus: Corpus) -> Sample:
     pictures = corpus.modality == "image" and not corpus.holds_embeddings
     unit_rows = _UNIT_IMAGES if pictures else _UNIT_ROWS
     # Planning reads a file as a whole; of many files the first are enough.
-    if len(entries) <= 1:
+    if found == "images":
+        parts = [(corpus, plan(corpus, unit_rows, most_files=_MOST_IMAGES))]
+        counted = len(entries)
+    elif len(entries) <= 1:
         parts = [(corpus, plan(corpus, unit_rows))]
         counted = parts[0][1].rows
     else:

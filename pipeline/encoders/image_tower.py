@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,6 +20,15 @@ from pipeline.encoders.micro_batches import MicroBatches
 # PIL would also try formats that start other programs (EPS runs Ghostscript); these don't.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 DECODING_THREADS = min(8, os.cpu_count() or 1)
+MOST_PIXELS = 89_478_485
+"""An image of more is refused by its header, before its pixels take memory (256 MiB as RGB).
+
+PIL's own limit, at which PIL only warns: it raises an error at twice as many.
+"""
+
+
+# What it warns of is refused below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageEncoding(NamedTuple):
@@ -34,13 +44,14 @@ def decode(
     """Return the pixels `(3, height, width)` that the tower wants, or None if undecodable.
 
     An image is undecodable when PIL can't read it in one of FORMATS, when it is cut short, or when
-    it has, or would have once its shortest edge is scaled, more pixels than PIL's limit.
+    it has, or would have once its shortest edge is scaled, more than MOST_PIXELS pixels. Of an
+    animation the first frame is taken; orientation is what is stored, as open_clip has it.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # Preprocessing scales the shortest edge and crops later: a thin strip explodes there.
             scaled = shortest_edge**2 * max(image.size) / min(image.size)
-            if Image.MAX_IMAGE_PIXELS is not None and scaled > Image.MAX_IMAGE_PIXELS:
+            if max(image.width * image.height, scaled) > MOST_PIXELS:
                 return None
             return preprocess(image.convert("RGB"))
     # Broken files make PIL's decoders raise nearly anything: OSError, SyntaxError, ValueError,

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -166,7 +167,8 @@ class Unit:
     was made from. `identity` is what the file (and its ids file) was known by when it was planned,
     None where nothing tells. `planned_key` is the key that the plan gave, where a later one stands
     in `key`; "" where they are the same. `part` names the part of a mixed corpus; a unit that was
-    not taken whole has fewer `rows` than its slice.
+    not taken whole has fewer `rows` than its slice. `members` are the
+    names of image files in the folder `path`, the rows of the unit.
     """
 
     key: str
@@ -188,6 +190,7 @@ class Unit:
     identity: str | None = None
     planned_key: str = ""
     part: str = ""
+    members: tuple[str, ...] = ()
 
     @property
     def passed_through_schema(self) -> pa.Schema:
@@ -212,7 +215,8 @@ class Unit:
     @classmethod
     def from_json(cls, text: str) -> Unit:
         """Return the unit that `to_json` wrote."""
-        return cls(**cast(dict[str, Any], json.loads(text)))
+        values = cast(dict[str, Any], json.loads(text))
+        return cls(**{**values, "members": tuple(values.get("members", ()))})
 
 
 def schema_text(schema: pa.Schema) -> str:
@@ -270,6 +274,8 @@ def _check_name(url: str) -> None:
 
 def _only_file(corpus: Corpus, url: str) -> tuple[Format, list[FileEntry]]:
     found = file_format(url) if corpus.format == "auto" else corpus.format
+    if found in {None, "webdataset"}:
+        _refuse_packed_tars([url])
     if found is None:
         raise ValueError(
             f"{corpus.shown} has an ending that is not known; known are "
@@ -290,7 +296,10 @@ def _chosen(corpus: Corpus, entries: list[FileEntry]) -> tuple[Format, list[File
         and not _belongs_to_array(entry.url, names)
         and corpus.format in {"auto", found}
     ]
+    kept = _of_the_side(corpus, kept)
     formats = sorted({found for found, _ in kept})
+    if not kept or formats == ["webdataset"]:
+        _refuse_packed_tars(entry.url for entry in entries)
     if not kept:
         wanted = [e for e, f in ENDINGS.items() if corpus.format in {"auto", f}]
         raise ValueError(f"{corpus.shown} has no file ending in {locations.listed(wanted)}")
@@ -300,6 +309,40 @@ def _chosen(corpus: Corpus, entries: list[FileEntry]) -> tuple[Format, list[File
             "set the format or give a glob"
         )
     return kept[0][0], [entry for _, entry in kept]
+
+
+def _of_the_side(
+    corpus: Corpus, kept: list[tuple[Format, FileEntry]]
+) -> list[tuple[Format, FileEntry]]:
+    """Return the files that can hold what is read, where there are others: captions beside images.
+
+    All of them where that leaves none, so that what is said is of what is there.
+    """
+    fitting = [(found, entry) for found, entry in kept if can_hold(corpus, found)]
+    return fitting or kept
+
+
+def can_hold(corpus: Corpus, found: Format) -> bool:
+    """Return whether a file of a format can hold what is read of a corpus."""
+    traits = FORMATS[found]
+    if corpus.embedding_column is not None:
+        return traits.embeddings != "never"
+    if traits.embeddings == "always":
+        return True
+    return traits.texts if corpus.modality == "text" else traits.images
+
+
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+def _refuse_packed_tars(urls: Iterable[str]) -> None:
+    """Refuse compressed tars: no part of one can be read alone."""
+    for url in urls:
+        if url.lower().endswith(_PACKED_TARS):
+            raise ValueError(
+                f"{redact_url(url)} is a compressed tar, which is not read: no sample of it can "
+                "be read without all before it; unpack it to .tar (gunzip, zstd -d, ...)"
+            )
 
 
 def _belongs_to_array(url: str, names: set[str]) -> bool:

@@ -63,7 +63,7 @@ def cut_jsonl(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
         dimension=dimension,
         passed_through=pa.schema(
             [
-                pa.field(name, _inferred([record.get(name) for record in records]))
+                pa.field(name, inferred_type([record.get(name) for record in records]))
                 for name in corpus.passed_through
             ]
         ),
@@ -156,7 +156,7 @@ def _sample(url: str, byte_start: int) -> list[dict[str, Any]]:
     return records
 
 
-def _inferred(values: list[Any]) -> pa.DataType:
+def inferred_type(values: list[Any]) -> pa.DataType:
     """Return the Arrow type of sampled JSON values; string where all are null.
 
     Where they do not go together, the first one's type: the others are found malformed when read,
@@ -207,7 +207,7 @@ def read_jsonl(corpus: Corpus, unit: Unit) -> RawRows:
     """
     lines = _read_lines(unit)
     rejects = Rejects(len(lines))
-    records = [_record(line, row, rejects) for row, line in enumerate(lines)]
+    records = [json_record(line, row, rejects) for row, line in enumerate(lines)]
     rows = RawRows(rejects=rejects, content=lines.__getitem__)
 
     def column(name: str, convert: Any) -> list[Any]:
@@ -221,16 +221,16 @@ def read_jsonl(corpus: Corpus, unit: Unit) -> RawRows:
         return values
 
     if unit.has_ids:
-        rows.ids = pa.array(column(corpus.id_column, _id_bytes), pa.binary())
+        rows.ids = pa.array(column(corpus.id_column, id_bytes), pa.binary())
     if corpus.embedding_column is None:
-        rows.text = pa.array(column(corpus.text_column, _text_bytes), pa.binary())
+        rows.text = pa.array(column(corpus.text_column, text_bytes), pa.binary())
     else:
         rows.text = pa.array(column(corpus.text_column, _optional_text_bytes), pa.binary())
         values = column(corpus.embedding_column, _list_or_none)
-        rows.embedding = _typed(values, pa.list_(pa.float64()), rejects)
+        rows.embedding = typed_column(values, pa.list_(pa.float64()), rejects)
     for one in unit.passed_through_schema:
         values = column(one.name, lambda value: value)
-        rows.passed_through[one.name] = _typed(values, one.type, rejects)
+        rows.passed_through[one.name] = typed_column(values, one.type, rejects)
     return rows
 
 
@@ -244,7 +244,7 @@ def _read_lines(unit: Unit) -> list[bytes]:
     return lines
 
 
-def _record(line: bytes, row: int, rejects: Rejects) -> dict[str, Any]:
+def json_record(line: bytes, row: int, rejects: Rejects) -> dict[str, Any]:
     """Return the JSON object in a line; an empty one, with the row marked, if there is none."""
     try:
         record = json.loads(line.decode("utf-8"))
@@ -259,7 +259,8 @@ def _record(line: bytes, row: int, rejects: Rejects) -> dict[str, Any]:
     return {}
 
 
-def _text_bytes(value: Any) -> bytes:
+def text_bytes(value: Any) -> bytes:
+    """Return a JSON value as a caption's bytes; raises ValueError if it is no string."""
     if not isinstance(value, str):
         raise ValueError
     # JSON can escape half a surrogate pair, which is no UTF-8: kept here, found out by the check.
@@ -267,10 +268,11 @@ def _text_bytes(value: Any) -> bytes:
 
 
 def _optional_text_bytes(value: Any) -> bytes | None:
-    return None if value is None else _text_bytes(value)
+    return None if value is None else text_bytes(value)
 
 
-def _id_bytes(value: Any) -> bytes | None:
+def id_bytes(value: Any) -> bytes | None:
+    """Return a JSON value as an id's bytes; raises ValueError if it is no string or integer."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value).encode()
     return _optional_text_bytes(value)
@@ -282,7 +284,7 @@ def _list_or_none(value: Any) -> list[Any] | None:
     return value
 
 
-def _typed(values: list[Any], kind: pa.DataType, rejects: Rejects) -> Any:
+def typed_column(values: list[Any], kind: pa.DataType, rejects: Rejects) -> Any:
     """Return values as an Arrow column; those that do not fit the type become null, marked."""
     try:
         return pa.array(values, kind)

@@ -20,12 +20,14 @@ from pipeline.storage.companions import companion_file
 from pipeline.storage.corpus import (
     Corpus,
     Unit,
+    can_hold,
     carries_embeddings,
     corpus_files,
     schema_text,
 )
 from pipeline.storage.csv_files import cut_csv
 from pipeline.storage.file_facts import FactsCache
+from pipeline.storage.image_files import READERS, check_size, cut_image, grouped
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
@@ -34,6 +36,7 @@ from pipeline.storage.parquet_files import cut_parquet
 from pipeline.storage.pickle_files import cut_pickle
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.slices import FileFacts, Slice, combined, identity_of
+from pipeline.storage.tar_files import cut_tar
 
 _WORKERS = 8
 _CHECKS = 2
@@ -73,12 +76,14 @@ def plan(
     progress: Callable[[int, int], None] | None = None,
     cache: str | None = None,
     remember: bool = True,
+    most_files: int | None = None,
 ) -> Plan:
     """Cut a corpus into units of about `rows_per_shard` rows; every file is read once for digests.
 
     `progress` is called with (files done, files). Ids are derived if no file of the corpus names
     its rows. `cache` is the URL of a file that remembers what was learnt: files that did not
-    change since are not read again; `remember` says whether it is written.
+    change since are not read again; `remember` says whether it is written. `most_files` leaves
+    out all files but the first so many.
 
     Raises:
         StoreError: if a store fails, whatever `on_unreadable_file` is.
@@ -90,6 +95,7 @@ def plan(
     if corpus.parts:
         return _mixed(corpus, rows_per_shard, on_unreadable_file, progress, cache, remember)
     found, entries = corpus_files(corpus)
+    entries = entries[:most_files]
     _check_fit(corpus, found)
     skipped: tuple[SkippedFile, ...] = ()
     if found == "dataset":
@@ -108,6 +114,8 @@ def plan(
         finally:
             if remembered is not None and remember:
                 remembered.save()
+    if found == "images":
+        files = [grouped(corpus, files, rows_per_shard)]
     has_ids = any(facts.has_ids for _, facts, _ in files)
     dimension = next((facts.dimension for _, facts, _ in files if facts.dimension), None)
     _check_agreement(corpus, found, files, dimension)
@@ -185,15 +193,13 @@ def _check_fit(corpus: Corpus, found: Format) -> None:
     named = corpus.embedding_column is not None
     if named and traits.embeddings == "never":
         raise ValueError(f"{corpus.shown} is {found}; it holds no embeddings")
-    if not (named or traits.embeddings == "always"):
-        there = traits.texts if corpus.modality == "text" else traits.images
-        if not there:
-            what, fitting = ("captions", "texts") if corpus.modality == "text" else ("images",) * 2
-            holding = [name for name, one in FORMATS.items() if getattr(one, fitting)]
-            raise ValueError(
-                f"{corpus.shown} is {found}; it holds no {what}, which are read from "
-                f"{locations.listed(holding)}"
-            )
+    if not can_hold(corpus, found):
+        what, fitting = ("captions", "texts") if corpus.modality == "text" else ("images",) * 2
+        holding = [name for name, one in FORMATS.items() if getattr(one, fitting)]
+        raise ValueError(
+            f"{corpus.shown} is {found}; it holds no {what}, which are read from "
+            f"{locations.listed(holding)}"
+        )
     if corpus.passed_through and not traits.columns:
         raise ValueError(
             f"{corpus.shown} is {found}; it has no columns to pass through "
@@ -206,6 +212,8 @@ CUTS: dict[Format, Callable[[Corpus, str, int], FileFacts]] = {
     "jsonl": cut_jsonl,
     "csv": cut_csv,
     "parquet": cut_parquet,
+    "images": cut_image,
+    "webdataset": cut_tar,
     "npy": cut_npy,
     "npz": cut_npz,
     "safetensors": cut_safetensors,
@@ -233,6 +241,8 @@ def _cut_files(
 
     def facts_of(entry: FileEntry) -> tuple[str, FileFacts, str | None] | ValueError:
         try:
+            if found == "images":
+                check_size(entry)
             before = identity(entry)
             facts = cut(entry) if remembered is None else remembered.facts(entry, cut)
         except ValueError as error:
@@ -243,7 +253,9 @@ def _cut_files(
 
     files: list[tuple[str, FileFacts, str | None]] = []
     skipped: list[SkippedFile] = []
-    with ThreadPoolExecutor(min(_WORKERS, (os.cpu_count() or 1) * 2)) as pool:
+    remote_images = found == "images" and not locations.is_local(corpus.path)
+    workers = READERS if remote_images else min(_WORKERS, (os.cpu_count() or 1) * 2)
+    with ThreadPoolExecutor(workers) as pool:
         results = pool.map(facts_of, entries)
         for done, (entry, result) in enumerate(zip(entries, results, strict=True), start=1):
             if not isinstance(result, ValueError):
@@ -358,6 +370,7 @@ def _unit(
         source_start=one.source_start,
         source_stop=one.source_stop,
         identity=identity,
+        members=one.members,
     )
     return dataclasses.replace(unit, key=_key(corpus, unit))
 
@@ -365,7 +378,7 @@ def _unit(
 def _key(corpus: Corpus, unit: Unit) -> str:
     """Return the digest of a slice's content and of everything that says what is read from it."""
     columns: list[object] = []
-    if unit.format not in {"text", "npy"}:
+    if unit.format not in {"text", "npy", "images"}:
         columns = [
             corpus.id_column if unit.has_ids else None,
             corpus.text_column,

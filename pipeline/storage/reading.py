@@ -38,12 +38,14 @@ from pipeline.storage.columns import (
 from pipeline.storage.corpus import Corpus, Unit, carries_embeddings
 from pipeline.storage.csv_files import read_csv
 from pipeline.storage.duplicates import Duplicates, normalised, row_hashes
+from pipeline.storage.image_files import read_images
 from pipeline.storage.line_files import read_jsonl, read_text
 from pipeline.storage.locations import redact_url
 from pipeline.storage.mixing import chosen_rows
 from pipeline.storage.norms import Norms
 from pipeline.storage.parquet_files import read_parquet
 from pipeline.storage.pickle_files import read_pickle
+from pipeline.storage.tar_files import read_tar
 
 
 def read_unit(
@@ -117,6 +119,8 @@ _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
     "parquet": read_parquet,
+    "images": read_images,
+    "webdataset": read_tar,
     "npy": read_npy,
     "npz": read_npz,
     "safetensors": read_safetensors,

@@ -15,13 +15,16 @@ from pipeline.storage.corpus import Unit
 from pipeline.storage.locations import FileEntry, listed, redact_url
 
 CHUNK_BYTES = 8 * 2**20
+UNIT_BYTES = 256 * 2**20
+"""Units of image files or tar samples end here, however few they are: they are held in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
     """Rows [start, stop) of a file, their bytes where the format has such, their digest.
 
-    In a shard of ours `source_path` and its rows say what it was made from.
+    In a shard of ours `source_path` and its rows say what it was made from; of a folder of images
+    `members` are the files' names in it.
     """
 
     start: int
@@ -32,6 +35,7 @@ class Slice:
     source_path: str = ""
     source_start: int = 0
     source_stop: int = 0
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

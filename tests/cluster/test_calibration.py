@@ -29,6 +29,7 @@ from pipeline.storage.reading import read_unit
 from tests.cluster.conftest import CAPTIONS, World
 from tests.cluster.samples import cloud_config, small_config
 from tests.storage.embeddings import write_kind
+from tests.tars import write_tar
 
 QUICK = {"_SECONDS": 0.05, "_SETTLED_S": 0.0, "_UNITS_A_CPU": 2}
 """The smallest of measurements: what is looked at here is not their figures."""
@@ -195,3 +196,60 @@ def test_samples_of_other_embeddings_are_written_as_parquet(tmp_path: Path, kind
     planned = plan(Corpus(modality="image", **written), ROWS)
     assert (len(planned.units), planned.rows, planned.dimension) == (UNITS, UNITS * ROWS, 16)
     assert planned.has_ids
+
+
+def write_pictures(folder: Path, kind: str, world: World) -> Path:
+    """Write 16 pictures, in a folder or in two tars."""
+    table = pq.read_table(world.images).slice(0, 16)
+    pictures = table.column("image").to_pylist()
+    if kind == "images":
+        for row, picture in enumerate(pictures):
+            (folder / f"part-{row % 3}").mkdir(parents=True, exist_ok=True)
+            (folder / f"part-{row % 3}" / f"{row:02d}.png").write_bytes(picture)
+        return folder
+    for part in range(2):
+        rows = range(8 * part, 8 * part + 8)
+        members = [(f"{row:02d}.png", pictures[row]) for row in rows]
+        members += [(f"{row:02d}.txt", world.captions[row].encode()) for row in rows]
+        write_tar(folder / f"{part}.tar", sorted(members))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["images", "webdataset"])
+def test_samples_of_pictures_are_written_as_parquet(tmp_path: Path, world: World, kind: str):
+    folder = write_pictures(tmp_path / "in", kind, world)
+    sample = read_sample(Corpus(path=str(folder), modality="image"))
+    assert (sample.format, sample.corpus_rows, sample.rows.num_rows) == (kind, 16, 16)
+    assert sample.files == (16 if kind == "images" else 2)
+    written = write_sample(sample, str(tmp_path / "again"), UNITS, ROWS)
+    again = Corpus(modality="image", **written)
+    planned = plan(again, ROWS)
+    assert (len(planned.units), planned.rows) == (UNITS, UNITS * ROWS)
+    table = pa.concat_tables(read_unit(again, unit) for unit in planned.units)
+    assert table.column("reject").null_count == UNITS * ROWS
+    images = sample.rows.column("image").to_pylist()
+    assert table.column("image").to_pylist() == [images[row % 16] for row in range(40)]
+
+
+def test_a_sample_of_a_large_folder_is_its_first_files(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    folder = write_pictures(tmp_path / "in", "images", world)
+    monkeypatch.setattr("pipeline.cluster.samples._MOST_IMAGES", 6)
+    sample = read_sample(Corpus(path=str(folder), modality="image"))
+    assert (sample.rows.num_rows, sample.corpus_rows) == (6, 16)
+
+
+def test_captions_of_tars_and_a_folder_of_pictures(
+    local_ray: None, quick: None, world: World, tmp_path: Path
+):
+    """Measured from samples of both."""
+    config = small_config(
+        tmp_path / "run",
+        text={"path": str(write_pictures(tmp_path / "tars", "webdataset", world))},
+        image={"path": str(write_pictures(tmp_path / "photos", "images", world))},
+        units={"rows_per_shard": 8, "images_per_shard": 8},
+    )
+    found = calibrate(config, {}, Reporter(quiet=True))
+    assert {stage.rows_of for stage in found.stages} >= {"text", "image"}
+    assert (found.texts, found.images) == (16, 16)

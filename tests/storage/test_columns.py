@@ -6,7 +6,14 @@ import pyarrow.compute as pc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.storage.columns import ID_BYTES, Rejects, blank, mark_unfit_text, safe_ids
+from pipeline.storage.columns import (
+    ID_BYTES,
+    Rejects,
+    binary_column,
+    blank,
+    mark_unfit_text,
+    safe_ids,
+)
 
 SIGNS = st.sampled_from([*"ab ./\\\t\n\r\x00\x0b\x1b\x1f\x7f\x80\xa0é😀\u2028\u3000", ".."])
 STRINGS = st.lists(st.none() | st.lists(SIGNS, max_size=6).map("".join), max_size=8)
@@ -86,3 +93,10 @@ def test_bytes_under_a_null_are_not_looked_at():
     rejects = Rejects(2)
     mark_unfit_text(hidden, rejects, 10)
     assert reasons(rejects) == [None, None]
+
+
+@given(st.lists(st.none() | st.binary(max_size=5), max_size=20))
+def test_large_values_as_one_column(values: list[bytes | None]):
+    column = binary_column([None if one is None else memoryview(one) for one in values])
+    column.validate(full=True)
+    assert column.equals(pa.array(values, pa.binary()))
