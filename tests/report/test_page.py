@@ -24,6 +24,7 @@ FIGURES_OF = {
     "spectra": "spectra",
     "subspace_overlap": "subspace-overlap",
     "residual_spectrum": "residual-spectrum",
+    "clouds": "clouds",
     "method_spectra": "method-spectra",
     "training": "training",
     "phases": "phases",
