@@ -206,7 +206,7 @@ def test_several_splits_say_which_one_the_curves_show(tmp_path: Path):
     one["fitting"] = {"images": 9, "texts": 9, "separate": True}
     page = write_report(tmp_path / "several", several, sample_curves(), "x").read_text()
     captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
-    assert sum(said in caption for caption in captions) == 9  # all but bars of means
+    assert sum(said in caption for caption in captions) == 10  # all but bars of means
     assert said in page.split('id="facts"')[1]
     assert "C<sub>λ</sub> = " not in page
     assert "Student&#39;s t over 5 splits that share pairs." in page

@@ -66,7 +66,7 @@ def draw_clouds(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
         f"{len(images):,} held-out pairs; a thin line joins an image with its text or substitute. "
         "First and second direction are those beside the gap in which the spreads of images and "
         "texts differ most. After alignment the view is along the gap: substitutes that spread as "
-        "the images do have entered their cloud." + first_round(metrics),
+        "the images do have entered their cloud." + first_round(metrics, what="The clouds"),
         figure,
     )
 
