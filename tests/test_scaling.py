@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import RunConfig
 from pipeline.report.amounts import duration, gibibytes
 from tests.cluster.samples import invoke
 from tests.documents import ROOT, shell_lines, text_of
@@ -34,8 +35,9 @@ def row_of(found: dict[str, Any]) -> str:
     """Return the row of the page's table that a forecast makes."""
     bound = found["bottleneck"]
     share = round(100 * bound["seconds"] / found["seconds"])
+    cpus = f"{found['cpus']:,}"
     return (
-        f"| {found['cpus']:,} | {duration(found['seconds'])} | {bound['title']}, {share} %: "
+        f"| {cpus} | {duration(found['seconds'])} | {bound['title']}, {share} %: "
         f"{bound['bound_by']} | {gibibytes(found['storage_bytes']['total'])} | "
         f"{gibibytes(found['memory_bytes']['worker'])} | "
         f"{gibibytes(found['memory_bytes']['driver'])} |"
@@ -58,5 +60,15 @@ def test_the_figures_are_what_the_command_says(command: list[str]):
         cpus = int(row.split("|")[1].replace(",", ""))
         assert row == row_of(forecast(command, cpus))
     disturbed = json.loads((ROOT / calibration).read_text())["disturbed"]
-    (said,) = re.findall(rf"^\| `{re.escape(calibration)}` .*\| (\d+) % of", TEXT, re.MULTILINE)
-    assert int(said) == round(100 * disturbed)
+    about = " ".join(section.partition(f"`{calibration}` is what")[2].split())
+    assert f"other work took {100 * disturbed:.0f} % of the processors" in about
+
+
+def test_what_is_counted_by_hand():
+    days, hours = (float(one) for one in re.findall(r"(\d+) (?:days on two|hours\. To)", TEXT))
+    (rate,) = re.findall(r"encodes (\d+) captions", TEXT)
+    assert f"| {rate} captions/s |" in text_of("docs/benchmarks.md")
+    assert round(1e9 / int(rate) / 86_400) == days
+    assert round(1e9 / int(rate) / 32 / 3600) == hours
+    (units,) = re.findall(r"([\d,]+) units", TEXT)
+    assert int(units.replace(",", "")) == -(-(10**9) // RunConfig().units.rows_per_shard)
