@@ -217,7 +217,7 @@ def test_several_splits_say_which_one_the_curves_show(tmp_path: Path):
     fits = {**one, "splits": 3}
     page = write_report(tmp_path / "fits", fits, sample_curves(), "x").read_text()
     captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
-    assert sum("of the first fit, seed 0." in caption for caption in captions) == 6
+    assert sum("of the first fit, seed 0." in caption for caption in captions) == 7
 
 
 def test_foreign_names_stay_text(tmp_path: Path):
