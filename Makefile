@@ -3,7 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check docs figures clean
+
+# The figures of README.md and docs/, from the report of the demo.
+FIGURES := clouds residual-spectrum phases tradeoff-close
 
 setup: $(INSTALLED)
 
@@ -29,5 +32,13 @@ check: $(INSTALLED)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
+
+figures: $(INSTALLED)
+	@$(BIN)/anisoalign demo --set output.path=runs/figures
+	@cp $(FIGURES:%=runs/figures/report/figures/%.png) docs/images/
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) runs site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

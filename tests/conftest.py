@@ -28,6 +28,7 @@ _TAKES_MINUTES = (
     "benchmarks/test_runs.py",
     "benchmarks/test_faults.py",
     "demo/test_demo.py",
+    "test_tutorial.py",
     "cluster/test_training.py",
     "cluster/test_nodes.py",
     "cluster/test_downstream.py",

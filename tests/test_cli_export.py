@@ -14,8 +14,8 @@ import yaml
 from pipeline.export import FORMATS
 from pipeline.storage import open_manifest
 from tests.cluster.samples import error_line, invoke
+from tests.documents import ROOT
 from tests.export.samples import captions, check_sums, contents, write_substitutes
-from tests.readme import ROOT
 
 
 @pytest.fixture(scope="module")

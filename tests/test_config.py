@@ -61,6 +61,19 @@ def test_names_that_others_rely_on():
     assert promised <= set(known_keys())
 
 
+def test_every_key_of_the_schema_has_a_line():
+    schema = RunConfig.model_json_schema()
+
+    def node_of(key: str) -> dict[str, Any]:
+        node = schema
+        for name in key.split("."):
+            reference = node.get("$ref", "").rpartition("/")[2]
+            node = schema["$defs"].get(reference, node)["properties"][name]
+        return node
+
+    assert [key for key in known_keys() if not node_of(key).get("description")] == []
+
+
 def test_every_known_key_can_be_set_to_its_default():
     values = parse_config({}).to_mapping()
     for key in known_keys():

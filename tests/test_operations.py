@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any, get_args
+from typing import get_args
 
-import click
-import pytest
 import yaml
 
-from pipeline.cli import cli
 from pipeline.config import NightlySection, RunConfig, known_keys
-from tests.readme import ROOT
+from tests.documents import ROOT, commands, inline, shell_lines, text_of
 
-TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-_SHELL = "".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)).replace("\\\n", " ")
-_PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
-INLINE = [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", _PROSE)]
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for line in dict.fromkeys(one.split("2>>")[0] for one in [*_SHELL.splitlines(), *INLINE])
-    if line.startswith("anisoalign ")
-]
+PAGE = "docs/operations.md"
+TEXT = text_of(PAGE)
+INLINE = inline(PAGE)
+COMMANDS = commands(PAGE)
 _FILES = (".md", ".json", ".yaml", ".py", ".parquet", ".safetensors", ".log", ".sh")
-
-
-def problem(words: list[str]) -> str | None:
-    """Return what is wrong with an `anisoalign` command line, None if nothing is."""
-    node: Any = cli
-    rest = words[1:]
-    while isinstance(node, click.Group):
-        if not rest or rest[0] not in node.commands:
-            return f"{' '.join(rest[:1])} is no command of {node.name}"
-        node, rest = node.commands[rest[0]], rest[1:]
-    options = {
-        name: one
-        for one in node.params
-        if isinstance(one, click.Option)
-        for name in (*one.opts, *one.secondary_opts)
-    }
-    given = 0
-    while rest:
-        word, rest = rest[0], rest[1:]
-        if not word.startswith("-"):
-            given += 1
-        elif word not in options:
-            return f"{word} is no option of {node.name}"
-        elif not options[word].is_flag:
-            if not rest:
-                return f"{word} needs a value"
-            if word == "--set" and rest[0].partition("=")[0] not in known_keys():
-                return f"{rest[0]}: no such key"
-            rest = rest[1:]
-    arguments = [one for one in node.params if isinstance(one, click.Argument)]
-    needed = sum(one.required for one in arguments)
-    if not needed <= given <= len(arguments):
-        return f"{node.name} takes {needed} to {len(arguments)} arguments, not {given}"
-    return None
 
 
 def test_the_commands_of_a_night_are_there():
@@ -67,23 +25,7 @@ def test_the_commands_of_a_night_are_there():
     assert {"versions list", "versions show", "versions diff"} <= told
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_commands_and_options_exist(words: list[str]):
-    assert problem(words) is None
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("anisoalign nigthly CONFIG", "nigthly is no command"),
-        ("anisoalign versions lst DATASET", "lst is no command"),
-        ("anisoalign gc DATASET --kep 7", "--kep is no option"),
-        ("anisoalign rollback DATASET", "takes 2 to 2 arguments, not 1"),
-        ("anisoalign run CONFIG --set nightly.on_drfit=warn", "no such key"),
-    ],
-)
-def test_a_wrong_command_is_found(line: str, found: str):
-    assert found in (problem(line.split()) or "")
+# That every command and option exists is checked of all pages: tests/test_documents.py.
 
 
 def test_configuration_keys_exist():
@@ -138,13 +80,9 @@ def _is_metric(value: object) -> bool:
     return hasattr(value, "info")
 
 
-def test_links_and_files_exist():
-    headings = re.findall(r"^#+ (.+)$", _PROSE, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
-    links = re.findall(r"\]\(#([^)]+)\)", TEXT)
-    assert links
-    assert set(links) <= anchors
-    words = {*shlex.split(_SHELL, comments=True), *" ".join(INLINE).split()}
+def test_files_exist():
+    shell = "\n".join(shell_lines(PAGE))
+    words = {*shlex.split(shell, comments=True), *" ".join(INLINE).split()}
     files = {
         one for one in words if re.fullmatch(r"(configs|jobs|docs)/[\w/.]+|ray_cluster\.yaml", one)
     }

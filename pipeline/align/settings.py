@@ -39,7 +39,11 @@ METHODS: tuple[str, ...] = (*get_args(MethodName), *PAIRED_METHODS)
 Initialization = Literal["radial", "block", "subspace", "gromov"]
 """Where AnisoAlign's refinement starts from."""
 
-_STRICT = {"extra": "forbid", "strict": True}
+_STRICT = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
+
+
+def _line(description: str) -> dict[str, str]:
+    return {"description": description}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -54,8 +58,11 @@ class NoiseSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     smallest: float = 0.05
+    """The finest scale, in radians."""
     largest: float = 1.0
+    """The coarsest scale, in radians; 1.5 at most."""
     levels: int = 16
+    """Scales between them, ends included."""
 
     def __post_init__(self) -> None:
         _require(
@@ -77,12 +84,19 @@ class PriorSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     neighbours: int = 4
+    """Other blocks that each block is coupled with: those of the most stable relative phase."""
     drift_step: float = 0.1
+    """Step tau down the potential before noise is added."""
     harmonics: int = 1
+    """Multiples of each phase whose sine and cosine the network sees."""
     width: int = 256
+    """Units of the network's hidden layers."""
     steps: int = 500
+    """Training steps."""
     batch_size: int = 512
+    """Images in a step."""
     learning_rate: float = 2e-3
+    """Learning rate of the optimiser."""
 
     def __post_init__(self) -> None:
         _check_training("prior", self)
@@ -110,15 +124,25 @@ class RefinerSettings:
     """Bounds as they are, or in units of the target's own spread in each block: its circular
     standard deviation of the phase, and that of the log radius."""
     phase_bound: float = 0.05
+    """Most that a phase may change: radians, or circular standard deviations of the block."""
     log_radius_bound: float = 0.05
+    """Most that the logarithm of a radius may change: as it is, or in standard deviations."""
     complement_bound: float = 0.02
+    """Most that a coordinate of the complement may change."""
     prior_weight: float = 1.0
+    """Weight of L_II, which pulls phases to where the prior expects them; 0 switches it off."""
     phase_weight: float = 10.0
+    """Weight of L_Phi, which keeps a text's relative phases; 0 switches it off."""
     harmonics: int = 1
+    """Multiples of each phase whose sine and cosine the network sees."""
     width: int = 256
+    """Units of the network's hidden layers."""
     steps: int = 400
+    """Training steps."""
     batch_size: int = 512
+    """Texts in a step."""
     learning_rate: float = 1e-3
+    """Learning rate of the optimiser."""
 
     def __post_init__(self) -> None:
         _check_training("refiner", self)
@@ -152,24 +176,51 @@ def _check_training(stage: str, settings: PriorSettings | RefinerSettings) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class AnisoAlignSettings:
-    """The method's settings: frame (4.1, 4.2), noise, prior (4.3) and refiner (4.4)."""
+    """The method's settings: frame (4.1, 4.2), noise, prior (4.3) and refiner (4.4).
+
+    Lines that stand in `metadata` are inherited by `AlignSettings`; docstrings are not.
+    """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    rank: int | Literal["auto"] = "auto"
-    mixing: Literal["learned", "random", "identity"] = "random"
-    """R of the blocks: learned for stable image phases, Haar-random, or the identity."""
-    ridge: float = 0.0
-    """lambda of the joint structure matrix."""
-    shrinkage: Literal["ledoit-wolf", "none"] = "ledoit-wolf"
-    """Covariances of few samples: shrunk towards their mean variance, or as they are."""
-    init: Initialization = "gromov"
-    """Where the text starts in U: the paper's radial transport, or a linear transport of the
-    blocks, of the whole subspace, or of the subspace with its inner products kept (gromov)."""
-    displacement: float = 0.4
-    """How far the linear transports go, t from 0 (not at all) to 1 (the whole way)."""
-    isometry_weight: float = 10.0
-    """What a change of the texts' inner products costs the gromov transport."""
+    rank: int | Literal["auto"] = field(
+        default="auto",
+        metadata=_line(
+            "Directions r of the dominant subspace, an even number; auto: as many as hold 99 % of "
+            "the joint structure's trace, at most 64."
+        ),
+    )
+    mixing: Literal["learned", "random", "identity"] = field(
+        default="random",
+        metadata=_line(
+            "R of the blocks: learned for stable image phases, Haar-random, or the identity."
+        ),
+    )
+    ridge: float = field(default=0.0, metadata=_line("lambda of the joint structure matrix."))
+    shrinkage: Literal["ledoit-wolf", "none"] = field(
+        default="ledoit-wolf",
+        metadata=_line(
+            "Covariances of few samples: shrunk towards their mean variance, or as they are."
+        ),
+    )
+    init: Initialization = field(
+        default="gromov",
+        metadata=_line(
+            "Where the text starts in U: the paper's radial transport, or a linear transport of "
+            "the blocks, of the whole subspace, or of the subspace with its inner products kept "
+            "(gromov)."
+        ),
+    )
+    displacement: float = field(
+        default=0.4,
+        metadata=_line(
+            "How far the linear transports go, t from 0 (not at all) to 1 (the whole way)."
+        ),
+    )
+    isometry_weight: float = field(
+        default=10.0,
+        metadata=_line("What a change of the texts' inner products costs the gromov transport."),
+    )
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
     refiner: RefinerSettings = field(default_factory=RefinerSettings)
@@ -282,7 +333,12 @@ class AlignSettings(AnisoAlignSettings):
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     method: MethodName = "anisoalign"
+    """The method that a run fits."""
     moment: MomentSettings = field(default_factory=MomentSettings)
+    """The full moment match."""
     permuted: PermutedSettings = field(default_factory=PermutedSettings)
+    """The negative control."""
     oracle: OracleSettings = field(default_factory=OracleSettings)
+    """The diagnostic that looks at pairs."""
     c3: C3Settings = field(default_factory=C3Settings)
+    """C3."""

@@ -14,10 +14,12 @@ from pipeline.align.registry import create_aligner
 from pipeline.align.settings import AlignSettings
 from pipeline.align.training import Progress
 from pipeline.evaluation.curves import (
+    CloudView,
     gap_curves,
     phase_curves,
     phase_method,
     rounded,
+    shows_cloud,
     training_curves,
 )
 from pipeline.evaluation.pairs import Clouds, Pairs
@@ -78,8 +80,9 @@ def compare(
 
     Metrics: `methods` and `intervals` by method and metric, the `gap` before, `n`, `seed`, the
     number of `resamples`, and whether `neighbours` are `exact`, with the lowest `recall`. Curves:
-    `spectra`, `subspace_overlap`, `residual_spectrum`, `method_spectra`, `training`, and with an
-    AnisoAlign aligner `phases`. Substitutes are made, measured and dropped one method at a time.
+    `spectra`, `subspace_overlap`, `residual_spectrum`, `clouds` (places of pairs in a plane),
+    `method_spectra`, `training`, and with an AnisoAlign aligner `phases`. Substitutes are made,
+    measured and dropped one method at a time.
 
     Raises:
         ValueError: when there are too few pairs for their neighbours.
@@ -88,10 +91,14 @@ def compare(
     shared = PairedMeasurement.of(held_out.image, held_out.text, seed=seed, resamples=resamples)
     measured: dict[str, MethodMeasures] = {}
     phases: dict[str, Any] = {}
+    view = CloudView(held_out)
+    clouds: dict[str, Any] = {}
     with_phases = phase_method(aligners)
     for name, aligner in aligners.items():
         substitute = substitutes(aligner, held_out)
         measured[name] = shared.measure(substitute)
+        if shows_cloud(name):
+            clouds[name] = view.of(substitute)
         if name == with_phases:
             assert isinstance(aligner, AnisoAlign)
             phases = {"phases": phase_curves(aligner, held_out, substitute)}
@@ -109,6 +116,11 @@ def compare(
     }
     curves = {
         **gap_curves(gap),
+        "clouds": {
+            "image": view.of(held_out.image),
+            "text": view.of(held_out.text),
+            "substitutes": clouds,
+        },
         "method_spectra": {name: rounded(measures.spectrum) for name, measures in measured.items()},
         "training": training_curves(aligners),
         **phases,

@@ -1,4 +1,4 @@
-"""The curves that a report draws: spectra, subspace overlaps, training losses, phases.
+"""The curves that a report draws: spectra, subspace overlaps, clouds, training losses, phases.
 
 All are plain lists of floats, rounded to six digits.
 """
@@ -21,6 +21,9 @@ from pipeline.geometry.diagnostics import Gap
 _LADDER = 12
 _PHASE_BLOCKS = 4
 _PHASE_BINS = 24
+_CLOUD_ROWS = 200
+_CLOUD_METHODS = ("realign", "bures-gromov", "anisoalign")
+_SMALLEST_GAP = 1e-12
 
 
 def rounded(values: Tensor | Iterable[float]) -> list[float]:
@@ -46,6 +49,37 @@ def gap_curves(gap: Gap) -> dict[str, Any]:
         },
         "residual_spectrum": rounded(gap.residual_spectrum / gap.residual_spectrum.sum()),
     }
+
+
+class CloudView:
+    """The three directions that clouds are seen in, from the mean of the image rows.
+
+    The first is that of the centroid gap mu_i - mu_t; the other two are orthogonal to it: those in
+    which the variances of both modalities differ most.
+    """
+
+    def __init__(self, held_out: Pairs) -> None:
+        image, text = (cloud.to(torch.float64) for cloud in (held_out.image, held_out.text))
+        self._mean = image.mean(dim=0)
+        gap = self._mean - text.mean(dim=0)
+        gap = gap / gap.norm().clamp_min(_SMALLEST_GAP)
+        difference = torch.cov(image.T, correction=0) - torch.cov(text.T, correction=0)
+        beside = torch.eye(len(gap), dtype=torch.float64) - torch.outer(gap, gap)
+        values, vectors = torch.linalg.eigh(beside @ difference @ beside)
+        most = vectors[:, values.abs().topk(2).indices]
+        # The sign of an eigenvector is arbitrary: its largest coordinate is made positive.
+        signs = most.gather(0, most.abs().argmax(dim=0, keepdim=True)).sign()
+        self._directions = torch.cat((gap[:, None], most * signs), dim=1)
+
+    def of(self, embeddings: Tensor) -> list[list[float]]:
+        """Return the coordinates (3) of each of the first 200 rows of embeddings (n, d)."""
+        rows = embeddings[:_CLOUD_ROWS].cpu().to(torch.float64) - self._mean
+        return [rounded(place) for place in rows @ self._directions]
+
+
+def shows_cloud(method: str) -> bool:
+    """Return whether a method's substitutes are drawn as a cloud: those of a few are."""
+    return method in _CLOUD_METHODS
 
 
 def training_curves(aligners: Mapping[str, Aligner]) -> dict[str, dict[str, list[float]]]:

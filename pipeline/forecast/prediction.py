@@ -12,7 +12,6 @@ from pipeline.names import Names
 
 _SECONDS_PER_HOUR = 3600.0
 _START = "starting Ray and its workers"
-_CHECKING_IDS = "checking ids"
 
 _UNIT_BYTES = 24_000.0
 """Driver: a unit's plan, its row and block in Ray Data, its receipt, and both in the manifest."""
@@ -214,7 +213,10 @@ def _side_of(folder: str) -> str:
 
 
 def _driver_growth(costs: Calibration, work: Workload, shards: int) -> float:
-    """Return the bytes that the driver holds of a corpus: its units, and the ids that it checks."""
-    checked = [stage for stage in costs.stages if stage.title.startswith(_CHECKING_IDS)]
-    ids = max((work.size_of(stage)[1] for stage in checked), default=0.0)
+    """Return the bytes that the driver holds of a corpus: its units, and the ids that it checks.
+
+    There need not be a stage that checks them: statistics hash the ids of stored embeddings.
+    """
+    checks = costs.configuration.get("rejects.check_ids", False)
+    ids = max(work.texts, work.images) if checks else 0
     return _UNIT_BYTES * shards + _ID_BYTES * ids

@@ -18,7 +18,7 @@ from pipeline.demo.telling import COLOURS
 from pipeline.evaluation.downstream.captioned_pairs import read_captioned_pairs
 from pipeline.report.console import Reporter
 from tests.cluster.samples import invoke, write_config
-from tests.readme import ROOT
+from tests.documents import ROOT
 
 WIDTH = 32
 

@@ -27,7 +27,7 @@ from pipeline.report.console import Reporter
 from pipeline.report.methods import method_label
 from pipeline.storage import embeddings_of, open_manifest, read_shard, verify
 from tests.browser import browser
-from tests.readme import python_snippets
+from tests.documents import snippets
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +149,17 @@ def test_diagnostic_methods_behave_as_the_paper_says(finished: tuple[Path, str])
     assert kept == sorted(kept, reverse=True)
 
 
-def test_readme_reads_the_corpus_without_ray(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_tutorial_reads_the_corpus_without_ray(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
     folder, _ = finished
-    snippets = [snippet for snippet in python_snippets() if "runs/demo" in snippet]
-    assert len(snippets) == 2
+    told = snippets("docs/tutorial.md", "python")
+    assert len(told) == 2
     check = (
         "import sys; assert len(corpus) >= 20_000; assert embeddings.shape == (256, 128); "
         "assert 'ray' not in sys.modules"
     )
-    program = "\n".join([*snippets, check])
+    program = "\n".join([*told, check])
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_DATASETS_OFFLINE": "1"}
     subprocess.run(
         [sys.executable, "-c", program], cwd=folder.parents[1], env=environment, check=True

@@ -151,6 +151,7 @@ def test_one_pass_gives_metrics_intervals_and_curves(pairs: Pairs):
         "spectra",
         "subspace_overlap",
         "residual_spectrum",
+        "clouds",
         "method_spectra",
         "training",
         "phases",

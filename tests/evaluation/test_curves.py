@@ -11,6 +11,7 @@ import torch
 from pipeline.align.anisoalign import AnisoAlign
 from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.curves import (
+    CloudView,
     gap_curves,
     phase_curves,
     phase_method,
@@ -55,6 +56,32 @@ def test_curves_of_the_gap(pairs: Pairs):
     assert sum(residual) == pytest.approx(1, abs=1e-5)
     assert residual == sorted(residual, reverse=True)
     assert WIDTH * residual[0] == pytest.approx(gap.metrics()["a_r"], rel=1e-5)
+
+
+def test_clouds_are_seen_along_the_gap_and_where_the_spreads_differ():
+    generator = torch.Generator().manual_seed(3)
+    spread = torch.tensor([0.01, 0.01, 0.3, 0.01, 0.2, 0.01])
+    text = torch.randn(500, 6, generator=generator) * spread
+    image = torch.randn(500, 6, generator=generator) * 0.01
+    image[:, 0] += 1  # the gap
+    view = CloudView(Pairs(image, text))
+    places = {name: np.array(view.of(rows)) for name, rows in (("image", image), ("text", text))}
+    assert places["image"].shape == places["text"].shape == (200, 3)
+    expected = [[-1, 0, 0], [0.01, 0.3, 0.2]]  # of the texts: where they stand, how they spread
+    found = [places["text"].mean(axis=0), places["text"].std(axis=0)]
+    assert found == pytest.approx(np.array(expected), abs=0.05)
+    assert places["image"].mean(axis=0) == pytest.approx(np.zeros(3), abs=0.01)
+    assert places["text"][:, 1] == pytest.approx(text[:200, 2].numpy(), abs=0.05)
+
+
+def test_clouds_of_a_few_methods_are_drawn(pairs: Pairs):
+    aligners = {name: fitted(name) for name in ("centroid", "realign")}
+    clouds = compare(aligners, pairs, resamples=0).curves["clouds"]
+    view = CloudView(pairs)
+    assert clouds["text"] == view.of(pairs.text)
+    assert list(clouds["substitutes"]) == ["realign"]
+    expected = np.array(view.of(fitted("realign").transform(pairs.text)))
+    assert np.array(clouds["substitutes"]["realign"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_few_pairs_have_few_eigenvalues_and_a_ladder_is_sparse():

@@ -30,7 +30,11 @@ def calibration(**changed: Any) -> Calibration:
     """Return a calibration, of two CPUs without a GPU where nothing else is said."""
     given: dict[str, Any] = {
         "machine": {"processor": "a"},
-        "configuration": {"encoder.model": "demo", "method": "anisoalign"},
+        "configuration": {
+            "encoder.model": "demo",
+            "method": "anisoalign",
+            "rejects.check_ids": True,
+        },
         "disturbed": 0.0,
         "dimension": 512,
         "cpus": 2,

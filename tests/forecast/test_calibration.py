@@ -83,7 +83,7 @@ def test_numbers_are_finite():
 
 
 def test_it_is_good_for_its_own_configuration():
-    costs = calibration()
+    costs = calibration(configuration={"encoder.model": "demo", "method": "anisoalign"})
     costs.check_fits({"encoder.model": "demo", "method": "anisoalign"})
     with pytest.raises(ValueError, match=r"is of encoder\.model demo, the configuration has ViT"):
         costs.check_fits({"encoder.model": "ViT-B-32", "method": "anisoalign"})

@@ -94,6 +94,9 @@ def sample_curves(seed: int = 0) -> dict[str, Any]:
         density = np.exp(strength * np.cos(centres - anchor))
         return (density / density.sum() / (edges[1] - edges[0])).tolist()
 
+    def places(along_the_gap: float) -> list[list[float]]:
+        return generator.normal((along_the_gap, 0, 0), 0.1, (60, 3)).tolist()
+
     def losses(start: float, end: float, steps: int) -> list[float]:
         time = np.linspace(0, 6, steps)
         noise = 1 + 0.08 * generator.standard_normal(steps)
@@ -110,6 +113,11 @@ def sample_curves(seed: int = 0) -> dict[str, Any]:
             "chance": [size / DIMENSION for size in (1, 2, 4, 8, 16, 32, 64)],
         },
         "residual_spectrum": spectrum(1.05).tolist(),
+        "clouds": {
+            "image": places(0.0),
+            "text": places(-0.9),
+            "substitutes": {name: places(0.0) for name in ("realign", "anisoalign")},
+        },
         "method_spectra": {
             name: spectrum(1.25 - 0.08 * position).tolist() for position, name in enumerate(_ROWS)
         },

@@ -24,6 +24,7 @@ FIGURES_OF = {
     "spectra": "spectra",
     "subspace_overlap": "subspace-overlap",
     "residual_spectrum": "residual-spectrum",
+    "clouds": "clouds",
     "method_spectra": "method-spectra",
     "training": "training",
     "phases": "phases",
@@ -205,7 +206,7 @@ def test_several_splits_say_which_one_the_curves_show(tmp_path: Path):
     one["fitting"] = {"images": 9, "texts": 9, "separate": True}
     page = write_report(tmp_path / "several", several, sample_curves(), "x").read_text()
     captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
-    assert sum(said in caption for caption in captions) == 9  # all but bars of means
+    assert sum(said in caption for caption in captions) == 10  # all but bars of means
     assert said in page.split('id="facts"')[1]
     assert "C<sub>λ</sub> = " not in page
     assert "Student&#39;s t over 5 splits that share pairs." in page
@@ -216,7 +217,7 @@ def test_several_splits_say_which_one_the_curves_show(tmp_path: Path):
     fits = {**one, "splits": 3}
     page = write_report(tmp_path / "fits", fits, sample_curves(), "x").read_text()
     captions = re.findall(r"<figcaption>(.*?) <a", page, re.DOTALL)
-    assert sum("of the first fit, seed 0." in caption for caption in captions) == 6
+    assert sum("of the first fit, seed 0." in caption for caption in captions) == 7
 
 
 def test_foreign_names_stay_text(tmp_path: Path):

@@ -16,7 +16,9 @@ it on instructions over real images; on substitutes of twice the text."""
 
 REGIMES: tuple[str, ...] = get_args(Regime)
 
-_STRICT = {"extra": "forbid", "strict": True}
+_EPOCHS = {"description": "Passes over the stage's samples; may be a fraction."}
+_LEARNING_RATE = {"description": "Highest learning rate of AdamW in the stage."}
+_STRICT = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -30,8 +32,8 @@ class StageSettings:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    epochs: float = 1.0
-    learning_rate: float = 1e-3
+    epochs: float = field(default=1.0, metadata=_EPOCHS)
+    learning_rate: float = field(default=1e-3, metadata=_LEARNING_RATE)
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, f"epochs must be above 0, not {self.epochs}")
@@ -45,30 +47,30 @@ class StageSettings:
 class LanguageStage(StageSettings):
     """The decoder reads text alone."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = field(default=2e-3, metadata=_LEARNING_RATE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorStage(StageSettings):
     """Stage 1: captions, the decoder frozen."""
 
-    epochs: float = 4.0
-    learning_rate: float = 4e-3
+    epochs: float = field(default=4.0, metadata=_EPOCHS)
+    learning_rate: float = field(default=4e-3, metadata=_LEARNING_RATE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionStage(StageSettings):
     """Stage 2: instructions and captions, all of it trained."""
 
-    epochs: float = 2.0
-    learning_rate: float = 2e-3
+    epochs: float = field(default=2.0, metadata=_EPOCHS)
+    learning_rate: float = field(default=2e-3, metadata=_LEARNING_RATE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealInstructionStage(StageSettings):
     """Stage 2 where it is about real images."""
 
-    epochs: float = 8.0
+    epochs: float = field(default=8.0, metadata=_EPOCHS)
 
 
 def _tiny_decoder() -> dict[str, Any]:
@@ -93,7 +95,9 @@ class DecoderSettings:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     path: str | None = None
+    """Folder of a local causal LM in safetensors with its tokenizer, in place of the tiny one."""
     config: dict[str, Any] = field(default_factory=_tiny_decoder)
+    """A transformers config by its fields, of a decoder that starts at random."""
     vocabulary: int = 1024
     """Most tokens of the byte-level BPE vocabulary that is learnt from the captions."""
     language: LanguageStage = LanguageStage()
@@ -127,7 +131,9 @@ class DownstreamSettings:
         "anisoalign-prior",
         "anisoalign",
     )
+    """Methods whose substitutes are trained on; blind and real images come by themselves."""
     regimes: tuple[Regime, ...] = ("text-only", "real-instructions", "double-text")
+    """On substitutes alone; then on instructions about real images; on twice the text."""
     captions: int = 6000
     """Captions, and images with captions, that a model is trained on; twice the text doubles it."""
     real_images: int = 50
@@ -140,6 +146,7 @@ class DownstreamSettings:
     projector_width: int = 512
     """Width of the projector's hidden layer."""
     batch_size: int = 64
+    """Samples in a step."""
     gpus_per_trial: float = 0.0
     """GPUs of each trial, for a decoder that wants one; 0 trains on one CPU thread."""
     decoder: DecoderSettings = field(default_factory=DecoderSettings)  # it holds a mapping

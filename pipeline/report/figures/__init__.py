@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.report.figures.bars import draw_method_spectra, draw_mixing, draw_semantics
+from pipeline.report.figures.clouds import draw_clouds
 from pipeline.report.figures.drawing import Drawing, look
 from pipeline.report.figures.gap import (
     draw_centroid_and_residual,
@@ -27,6 +28,7 @@ _FIGURES: dict[str, tuple[tuple[str | None, _Draw], ...]] = {
         ("residual_spectrum", draw_residual_spectrum),
     ),
     "What the methods do": (
+        ("clouds", draw_clouds),
         (None, draw_tradeoff),
         (None, draw_tradeoff_close),
         (None, draw_mixing),
@@ -47,6 +49,7 @@ FIGURE_NAMES = frozenset(
         "spectra",
         "subspace-overlap",
         "residual-spectrum",
+        "clouds",
         "tradeoff",
         "tradeoff-close",
         "mixing",
