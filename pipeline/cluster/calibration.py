@@ -60,6 +60,8 @@ def calibrate(
     sides: tuple[Side, ...] = ("text",) if config.aligner.path else ("text", "image")
     samples = {side: read_sample(source_corpus(config, side, reporter)) for side in sides}
     facts = configuration_facts(config)
+    for side, sample in samples.items():
+        facts[f"{side} embeddings given"] = sample.dimension is not None
     alone = parse_config({**config.to_mapping(), "train": {**vars(config.train), "workers": 0}})
     start = time.perf_counter()
     with ray_session(alone, verbose=verbose), _folder(alone) as folder:

@@ -14,7 +14,7 @@ from pipeline.storage.artifacts import read_artifact
 
 
 def configuration_facts(config: RunConfig) -> dict[str, Any]:
-    """Return what of a configuration a calibration is good for.
+    """Return what of a configuration a calibration is good for, without looking at its files.
 
     Raises:
         ValueError: when the aligner that it names cannot be read.
@@ -23,6 +23,10 @@ def configuration_facts(config: RunConfig) -> dict[str, Any]:
     if config.aligner.path is not None:
         said, _ = read_artifact(locations.absolute(config.aligner.path))
         method = str(said["method"])
+    given = {
+        f"{side} embeddings given": said_embeddings(section)
+        for side, section in (("text", config.text), ("image", config.image))
+    }
     return {
         "encoder.model": config.encoder.model,
         "encoder.pretrained": config.encoder.pretrained,
@@ -32,9 +36,8 @@ def configuration_facts(config: RunConfig) -> dict[str, Any]:
         "encoder.options": config.encoder.options,
         "method": method,
         "fits": config.aligner.path is None,
-        "text embeddings given": said_embeddings(config.text) is True,
-        "image embeddings given": said_embeddings(config.image) is True,
         "rejects.check_ids": config.rejects.check_ids,
+        **{name: said for name, said in given.items() if said is not None},
     }
 
 

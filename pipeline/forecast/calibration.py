@@ -137,8 +137,11 @@ class Calibration:
         return cls(**said)
 
     def check_fits(self, configuration: Mapping[str, Any], names: Names = DEFAULT_NAMES) -> None:
-        """Raise ValueError if it was measured with another encoder, method or kind of run."""
-        for name in sorted(configuration.keys() | self.configuration.keys()):
+        """Raise ValueError if it was measured with another encoder, method or kind of run.
+
+        What a configuration leaves to its files, it has no fact of.
+        """
+        for name in sorted(configuration):
             measured, wanted = self.configuration.get(name), configuration.get(name)
             if measured != wanted:
                 raise ValueError(

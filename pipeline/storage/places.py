@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.local_files import first_link
@@ -62,8 +63,11 @@ def resolve(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(f"cannot use the location {redact_url(url)}: {reason(error)}") from error
     # Other processes write too: a listing that a filesystem remembers may be an old one.
-    if (remembered := getattr(filesystem, "dircache", None)) is not None:
+    remembered = getattr(filesystem, "dircache", None)
+    if isinstance(remembered, DirCache):
         remembered.use_listings_cache = False
+    elif remembered is not None:
+        filesystem.invalidate_cache()  # the Hugging Face hub's, a plain dict
     return filesystem, str(path)
 
 
