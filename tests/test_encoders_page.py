@@ -24,9 +24,8 @@ from pipeline.storage import open_manifest, verify
 from pipeline.storage.corpus import Corpus
 from pipeline.storage.planning import plan
 from tests.cluster.samples import SMALL_ALIGN, write_config
-from tests.documents import ROOT
+from tests.documents import ROOT, problem
 from tests.encoders.conftest import picture
-from tests.documents import problem
 
 TEXT = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
 SHELL = "".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)).replace("\\\n", " ")
