@@ -6,6 +6,7 @@ import copy
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key and what to do."""
 
 
-def known_keys(schema: Mapping[str, Any] | None = None) -> list[str]:
+@cache
+def known_keys() -> tuple[str, ...]:
     """Return every dotted key of the configuration."""
-    root = RunConfig.model_json_schema() if schema is None else schema
+    root = RunConfig.model_json_schema()
     definitions = root.get("$defs", {})
 
     def walk(node: Mapping[str, Any], prefix: str) -> Iterable[str]:
@@ -33,7 +35,7 @@ def known_keys(schema: Mapping[str, Any] | None = None) -> list[str]:
             below = list(walk(child, f"{dotted}."))
             yield from below or [dotted]
 
-    return list(walk(root, ""))
+    return tuple(walk(root, ""))
 
 
 def nearest_key(unknown: str) -> str | None:

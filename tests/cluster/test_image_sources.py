@@ -155,3 +155,30 @@ def test_tars_of_both_sides_to_a_dataset_of_substitutes(
     assert table.column("tags").to_pylist() == [[f"t{row}"] for row in range(160)]
     for name in ("embeddings/text", "embeddings/image", "dataset"):
         assert verify(str(tmp_path / "run" / name)).problems == ()
+
+
+def test_images_of_a_hugging_face_data_set(local_ray: None, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    images = {f"{row:02d}.png": drawn(row, "PNG") for row in range(20)}
+    broken = damaged(images, 1, 1, 0)
+    lines = [json.dumps({"file_name": name, "key": name[:2]}) for name in images]
+    for name, content in images.items():
+        (folder / name).write_bytes(content)
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    image = {"path": str(folder), "format": "datasets", "id_column": "key"}
+    values = small_values(tmp_path / "run", image=image, rejects={"max_share": 0.2})
+    (flow,) = succeed("encode", tmp_path, values)["flows"]
+    assert (flow["rows"], flow["rejected"]) == (18, 2)
+    root = tmp_path / "run" / "embeddings" / "image"
+    assert verify(str(root)).problems == ()
+    assert quarantined(root) == {
+        name[:2]: ("undecodable_image", content) for name, content in broken.items()
+    }
+    # The same pictures as files are the same rows, and are not fetched again in the next run.
+    values["image"] = {"path": str(folder), "format": "images"}
+    values["output"] = {**values["output"], "path": str(tmp_path / "files")}
+    succeed("encode", tmp_path, values)
+    _, copied = dataset_rows(root)
+    _, files = dataset_rows(tmp_path / "files" / "embeddings" / "image")
+    assert copied.column("embedding").equals(files.column("embedding"))

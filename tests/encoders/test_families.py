@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -29,6 +30,8 @@ from pipeline.encoders.text_forwards import (
     PlainForward,
     text_forward,
 )
+from pipeline.storage import embeddings_of, verify
+from tests.cluster.samples import dataset_rows, execute, small_config
 from tests.encoders.conftest import CAPTIONS, COCA, CONTEXT, model_config, picture, reference
 
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
@@ -328,3 +331,37 @@ def test_the_fingerprint_sees_a_hugging_face_towers_own_config(
     same = fingerprint("here")
     assert fingerprint("there") == same  # wherever it lies
     assert fingerprint("other", hidden_act="relu") != same
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "Hugging Face"])
+def test_a_family_runs_to_a_verified_dataset(
+    local_ray: None,
+    name: str,
+    make_folder: Callable[..., Path],
+    hugging_face: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    if name == "Hugging Face":
+        folder = hugging_face("roberta", pooler="mean_pooler")
+    else:
+        folder = make_folder(FAMILIES[name][0])
+    texts = [f"{one} {other}" for one in WORDS[4:10] for other in WORDS[4:9]]
+    (tmp_path / "captions.txt").write_text("\n".join(texts))
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(picture(number))
+    config = small_config(
+        tmp_path / "run",
+        text={"path": str(tmp_path / "captions.txt")},
+        image={"path": str(tmp_path / "pictures")},
+        encoder={"model": f"local-dir:{folder}"},
+        align={"method": "centroid"},
+        output={"embeddings_dtype": "float32"},
+    )
+    assert execute(config)["rows"] == len(texts)
+    assert verify(str(tmp_path / "run" / "dataset")).problems == ()
+    _, table = dataset_rows(tmp_path / "run" / "embeddings" / "text")
+    stored = dict(zip(table.column("text").to_pylist(), embeddings_of(table), strict=True))
+    encoded = encoder_of(folder, towers=("text",)).encode_texts(texts).embeddings.numpy()
+    for text, embedding in zip(texts, encoded, strict=True):
+        np.testing.assert_allclose(stored[text], embedding, atol=1e-5)
