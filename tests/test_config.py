@@ -216,6 +216,11 @@ def test_sources_that_cannot_be_mixed(text: dict[str, Any], said: str):
     assert said in str(caught.value)
 
 
+def test_keys_of_before_are_told_where_they_went():
+    with pytest.raises(ConfigError, match=r"did you mean text\.over_long"):
+        parse_config({"rejects": {"truncated": "reject"}})
+
+
 def test_a_mixture_reads_back():
     sources = {"a": {"path": "x", "weight": 1}, "b": {"path": "y", "weight": 2.5, "max_rows": 9}}
     config = parse_config({"text": {"sources": sources}})

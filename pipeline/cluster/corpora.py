@@ -108,8 +108,11 @@ def _stored_corpus(config: RunConfig, side: Side) -> Corpus:
 def _staleness(config: RunConfig, source: Corpus | None, manifest: Manifest) -> str | None:
     """Return what differs between stored embeddings and the configuration, None when nothing."""
     if source is not None:
-        for name, value in source.identity.items():
-            if manifest.source.get(name) != value:
+        now = source.identity
+        # What is left at its default is in neither.
+        for name in dict.fromkeys([*now, *manifest.source]):
+            value = now.get(name)
+            if name != "digest" and manifest.source.get(name) != value:
                 section = "rejects" if name == "max_text_bytes" else source.modality
                 return f"{section}.{name} ({manifest.source.get(name)}, now {value})"
         over_long_then = _over_long_of(manifest)

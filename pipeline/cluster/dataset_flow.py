@@ -23,6 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
+from pipeline.storage.id_hashes import looks_at_texts
 from pipeline.storage.lease import Lease
 from pipeline.storage.manifest import Kind, Manifest, commit, current_manifest
 from pipeline.storage.norms import Norms
@@ -195,7 +196,7 @@ def _all_receipts(
     known = current.receipts if current else ()
     flow = UnitFlow(config, request.name, request.corpus, len(units), reporter)
     try:
-        if config.rejects.check_ids:
+        if config.rejects.check_ids or looks_at_texts(request.corpus):
             units, duplicates = find_duplicates(
                 request.corpus, request.plan, reporter, request.root, flow
             )

@@ -26,8 +26,10 @@ def may_share_rows(corpus: Corpus, plan: Plan) -> bool:
     Derived ids hold the unit's digest, so that only parts of a mixed corpus can share them, and a
     dataset's rows were checked when it was written.
     """
-    named = plan.has_ids or looks_at_texts(corpus) or bool(corpus.parts)
-    return len(plan.units) > 1 and named and plan.units[0].format != "dataset"
+    if len(plan.units) < 2:
+        return False
+    named = plan.has_ids or looks_at_texts(corpus)
+    return bool(corpus.parts) or (named and plan.units[0].format != "dataset")
 
 
 def find_duplicates(

@@ -37,6 +37,7 @@ from pipeline.storage.artifacts import (
     write_artifact,
 )
 from pipeline.storage.corpus import Corpus, resolve_format
+from pipeline.storage.id_hashes import looks_at_texts
 from pipeline.storage.manifest import open_manifest
 from pipeline.storage.norms import Norms
 from pipeline.storage.planning import Plan
@@ -102,10 +103,21 @@ def fit_side(config: RunConfig, side: Side, reporter: Reporter) -> FitSide:
 
 
 def encoder_of(corpus: Corpus) -> dict[str, Any]:
-    """Return the encoder that a corpus of embeddings came from, as far as it is known."""
-    if resolve_format(corpus) == "dataset":
-        return open_manifest(corpus.path).encoder
-    return {"model": "unknown (embeddings given)", "fingerprint": ""}
+    """Return the encoder that a corpus of embeddings came from, as far as it is known.
+
+    Raises:
+        ValueError: if parts of a mixed corpus came from two encoders.
+    """
+    known = [
+        open_manifest(one.path).encoder
+        for one in corpus.corpora
+        if resolve_format(one) == "dataset"
+    ]
+    if len({encoder["fingerprint"] for encoder in known}) > 1:
+        raise ValueError(
+            f"{corpus.shown} holds embeddings of several encoders; encode all of it with one"
+        )
+    return known[0] if known else {"model": "unknown (embeddings given)", "fingerprint": ""}
 
 
 def aligner_path(config: RunConfig) -> str:
@@ -287,7 +299,8 @@ def _moments(
 
 def _ids_root(config: RunConfig, side: FitSide) -> str | None:
     """Return where the ids of a text side are going to be asked for, None where they are not."""
-    if not config.rejects.check_ids or not may_share_rows(side.corpus, side.plan):
+    looked_at = config.rejects.check_ids or looks_at_texts(side.corpus)
+    if not looked_at or not may_share_rows(side.corpus, side.plan):
         return None
     root = output(config, "dataset")
     locations.check_writable(root)

@@ -206,7 +206,10 @@ def _copied(
     folder = output(config, "sources", side if name is None else f"{side}-{name}")
     locations.check_writable(folder)
     with reporter.counted(f"copying {dataset.shown}") as show:
-        return copied(dataset, folder, show)
+        copy = copied(dataset, folder, reporter.run_id, show)
+    if copy.stale:
+        reporter.say(f"the last copy of {dataset.shown} is taken: {copy.stale}")
+    return copy.folder
 
 
 def _check_encodable(config: RunConfig, side: Side, corpus: Corpus) -> None:

@@ -53,12 +53,16 @@ def nearest_key(unknown: str) -> str | None:
     return by_name[named[0]] if named else None
 
 
+_MOVED = {"rejects.truncated": "text.over_long (truncate, split or reject)"}
+"""Keys of earlier releases, and what does the same now."""
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         location = ".".join(str(part) for part in problem["loc"] if part not in _UNION_TAGS)
         if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            near = nearest_key(location)
+            near = _MOVED.get(location) or nearest_key(location)
             lines.append(f"unknown key {location}" + (f"; did you mean {near}?" if near else ""))
         elif problem["type"] == "value_error":
             # The settings' messages begin with the key, or with their own section and the key.

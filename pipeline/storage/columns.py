@@ -55,6 +55,12 @@ class Rejects:
         good: Mask = self._codes == _GOOD
         return good
 
+    def taken(self, rows: npt.NDArray[np.int64]) -> Rejects:
+        """Return those of some rows (m,)."""
+        found = Rejects(len(rows))
+        found._codes[:] = self._codes[rows]
+        return found
+
     def to_arrow(self) -> pa.Array:
         """Return the reasons as strings (n,), null for good rows."""
         codes = pa.array(self._codes, mask=self.good)

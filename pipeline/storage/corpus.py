@@ -105,16 +105,22 @@ class Corpus:
         return self.called or self.modality
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What is read and how, JSON-able; the path is absolute and without credentials."""
-        fields = dataclasses.fields(self)
-        # What came later stands here only where it is used: what was made before stays valid.
-        values = {
+    def reading(self) -> dict[str, Any]:
+        """Its fields but for what its rows are called.
+
+        What came later stands here only where it is used: what was made before stays valid.
+        """
+        return {
             one.name: getattr(self, one.name)
-            for one in fields
+            for one in dataclasses.fields(self)
             if one.name != "called"
             and (one.name not in _ADDED or getattr(self, one.name) != one.default)
         }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is read and how, JSON-able; the path is absolute and without credentials."""
+        values = self.reading
         values["modality"] = self.name
         values["passed_through"] = [*self.passed_through]
         values["path"] = "" if self.parts else redact_url(locations.absolute(self.path))

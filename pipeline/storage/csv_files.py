@@ -38,7 +38,7 @@ def cut_csv(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
     """
     slices: list[Slice] = []
     with open_lines(url) as file:
-        records = _records(file, corpus, url)
+        records = _records(file, corpus, url, at_start=True)
         header, position = _header(records, url)
         wanted = [corpus.text_column, *corpus.passed_through]
         wanted += [corpus.id_column] if corpus.id_column != "id" else []
@@ -83,7 +83,7 @@ def read_csv(corpus: Corpus, unit: Unit) -> RawRows:
     marked malformed.
     """
     with open_lines(unit.path) as file:
-        header, _ = _header(_records(file, corpus, unit.path), unit.path)
+        header, _ = _header(_records(file, corpus, unit.path, at_start=True), unit.path)
     data = read_lines(unit.path, unit.byte_start, unit.byte_stop)
     digest = LinesDigest()
     digest.update(data)
@@ -135,8 +135,10 @@ def _header(records: Iterator[_Record], url: str) -> tuple[list[str], int]:
     raise ValueError(f"{redact_url(url)} has no header that names its columns")
 
 
-def _records(lines: Iterable[bytes], corpus: Corpus, url: str) -> Iterator[_Record]:
-    """Yield the records of lines; one without fields is a blank line.
+def _records(
+    lines: Iterable[bytes], corpus: Corpus, url: str, *, at_start: bool = False
+) -> Iterator[_Record]:
+    """Yield the records of lines, `at_start` of a file; one without fields is a blank line.
 
     Where a record cannot be made out its first line alone is given up, and the others are looked at
     again: a quote too many must not swallow the rows behind it.
@@ -146,14 +148,14 @@ def _records(lines: Iterable[bytes], corpus: Corpus, url: str) -> Iterator[_Reco
     taken: list[bytes] = []
 
     def decoded() -> Iterator[str]:
-        first = True
+        nonlocal at_start
         while True:
             line = waiting.popleft() if waiting else next(source, b"")
             if not line:
                 return
             taken.append(line)
-            if first:
-                line, first = line.removeprefix(BYTE_ORDER_MARK), False
+            if at_start:
+                line, at_start = line.removeprefix(BYTE_ORDER_MARK), False
             # Bytes that are not UTF-8 survive this way, and are found out where text is checked.
             yield line.decode("utf-8", "surrogateescape")
 

@@ -37,7 +37,8 @@ def row_hashes(table: pa.Table, *, texts: bool = False) -> Hashes:
     ids = hash_ids(names)
     if not texts:
         return ids
-    captions = table.column(TEXT).filter(good).to_pylist()
+    there = TEXT in table.column_names
+    captions = table.column(TEXT).filter(good).to_pylist() if there else [None] * len(names)
     keys = [
         f"id {name}" if text is None else f"text {normalised(text)}"
         for name, text in zip(names, captions, strict=True)

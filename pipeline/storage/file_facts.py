@@ -103,6 +103,8 @@ class FactsCache:
         beside = companion_file(self._corpus, self._found, entry.url)
         if beside is not None:
             known += [beside, locations.file_entry(beside).identity]
+        elif self._found == "npy":
+            known.append("none")
         return None if None in known else combined(*known)
 
     def _stood_still(

@@ -9,17 +9,20 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage import locations
 from pipeline.storage.locations import redact_url
+from pipeline.storage.receipts import parsed
 from pipeline.storage.slices import combined
 
 _MARK = "copied.json"
@@ -52,23 +55,45 @@ class HubDataset:
         return f"{redact_url(self.path)}{revision} ({self.split})"
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A copy's folder; `stale` says why it is not known to be of what the data set is now."""
+
+    folder: str
+    stale: str = ""
+
+
 def copied(
-    dataset: HubDataset, folder: str, progress: Callable[[int, int], None] | None = None
-) -> str:
-    """Return the folder, below `folder`, that holds a data set as Parquet; copies it if need be.
+    dataset: HubDataset,
+    folder: str,
+    run: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Copy:
+    """Return the copy, below `folder`, of a data set as Parquet; makes it if need be.
 
     `progress` is called with the rows copied so far, twice. A copy is named by the data set's
-    commit, or by its local files' names, sizes and times, and made again when these change; copies
-    of what it was before are removed then.
+    commit, or by its local files' names, sizes and times, and made again when these change; what
+    they are is found out once for each `run`, so that all of it reads one copy. The copy before
+    stays, since another run may read it; older ones are removed. While the hub does not answer,
+    the last copy of the same data set serves.
 
     Raises:
-        ValueError: if there is no such data set, split or column, or the hub does not answer.
+        ValueError: if there is no such data set, split or column, or the hub does not answer and
+            there is no copy.
     """
     read = {name: value for name, value in asdict(dataset).items() if name != "streaming"}
-    known = combined("copied", read, _state(dataset))[:16]
+    same = combined("data set", read)[:8]
+    try:
+        state = _state_in(dataset, run) if run else _state(dataset)
+    except ValueError as error:
+        last = _copies(folder, same)
+        if not last:
+            raise
+        return Copy(locations.join(folder, last[-1]), str(error))
+    known = f"{same}-{combined('copied', read, state)[:16]}"
     target = locations.join(folder, known)
     if locations.exists(locations.join(target, _MARK)):
-        return target
+        return Copy(target)
     rows = 0
     for number, table in enumerate(_parts(_tables(dataset))):
         sink = io.BytesIO()
@@ -79,12 +104,32 @@ def copied(
             progress(rows, rows)
     if not rows:
         raise ValueError(f"{dataset.shown} has no row")
-    mark = {"dataset": redact_url(dataset.path), "rows": rows}
+    mark = {"dataset": redact_url(dataset.path), "rows": rows, "time": time.time()}
     locations.write_bytes(locations.join(target, _MARK), json.dumps(mark).encode())
+    kept = {known, *[name for name in _copies(folder) if name != known][-1:]}
     locations.remove_files(
-        entry.url for entry in locations.list_files(folder) if not entry.name.startswith(known)
+        entry.url
+        for entry in locations.list_files(folder)
+        if entry.name.split("/", 1)[0] not in kept
     )
-    return target
+    return Copy(target)
+
+
+def _copies(folder: str, same: str = "") -> list[str]:
+    """Return the names of whole copies, of the data set `same` if that is given, oldest first."""
+    times: dict[str, float] = {}
+    for entry in locations.list_files(folder):
+        if entry.name.startswith(same) and entry.name.endswith(f"/{_MARK}"):
+            mark = cast(dict[str, Any], parsed(locations.read_bytes(entry.url), "copy"))
+            times[entry.name.split("/", 1)[0]] = mark["time"]
+    return sorted(times, key=lambda name: (times[name], name))
+
+
+@lru_cache(maxsize=256)
+def _state_in(dataset: HubDataset, run: str) -> Any:
+    """Return what changes when the data set does, as a run found it first."""
+    del run
+    return _state(dataset)
 
 
 def _state(dataset: HubDataset) -> Any:
@@ -130,7 +175,14 @@ def _tables(dataset: HubDataset) -> Iterator[pa.Table]:
                 # Of images in files of their own a table holds the paths alone.
                 stored = picture.embed_storage(picture.cast_storage(stored)).field("bytes")
                 table = table.set_column(place, dataset.image, stored)
-            yield table.replace_schema_metadata(None)
+            yield _plain(table)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return a table without metadata, its strings as other sources have them."""
+    kinds = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    schema = pa.schema([one.with_type(kinds.get(one.type, one.type)) for one in table.schema])
+    return table.cast(schema.remove_metadata())
 
 
 def _opened(dataset: HubDataset) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +23,14 @@ _READERS = 16
 
 def ids_name(corpus: Corpus, unit: Unit) -> str:
     """Return the name of a unit's file of hashes: its key, and what decides which rows are good."""
-    columns = dataclasses.asdict(corpus.of(unit))
+    corpus = corpus.of(unit)
+    columns = corpus.reading
     for place in ("path", "ids_path", "format"):
         del columns[place]  # the same content is the same wherever it lies
-    rules = [REJECTING_VERSION, sorted(RejectReason), unit.dimension, columns]
+    reasons = sorted(RejectReason)
+    if not corpus.unique_texts:
+        reasons.remove(RejectReason.DUPLICATE_TEXT)
+    rules = [REJECTING_VERSION, reasons, unit.dimension, columns]
     return f"{unit.key}-{combined('id hashes', rules)[:16]}.hashes"
 
 

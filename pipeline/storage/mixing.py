@@ -56,13 +56,15 @@ def mixed_units(corpus: Corpus, units: Sequence[Sequence[Unit]]) -> list[Unit]:
     """
     rows = [sum(unit.rows for unit in of_part) for of_part in units]
     wanted = quotas(corpus.parts, rows)
-    columns = next(of_part[0] for of_part in units if of_part).passed_through_schema
+    columns = _columns(corpus.parts, units)
     passed = schema_text(columns.append(pa.field(SOURCE, pa.string())))
     mixed = []
     for part, of_part, count in zip(corpus.parts, units, wanted, strict=True):
         taken = _taken(of_part, count, corpus.seed)
         mixed += [
-            _renamed(unit, part, taken[unit.key], passed) for unit in of_part if unit.key in taken
+            _renamed(unit, part, taken[unit.key], passed, corpus.seed)
+            for unit in of_part
+            if unit.key in taken
         ]
     return mixed
 
@@ -72,9 +74,34 @@ def chosen_rows(unit: Unit) -> npt.NDArray[np.int64] | None:
     whole = unit.stop - unit.start
     if unit.rows == whole:
         return None
-    seed = int(hashlib.blake2b(unit.key.encode(), digest_size=8).hexdigest(), _HEX_OF_64_BITS)
+    # By the key that the plan gave: a unit that loses rows to others goes on under another.
+    key = (unit.planned_key or unit.key).encode()
+    seed = int(hashlib.blake2b(key, digest_size=8).hexdigest(), _HEX_OF_64_BITS)
     places = np.random.default_rng(seed).choice(whole, unit.rows, replace=False, shuffle=False)
     return np.sort(places)
+
+
+def _columns(parts: Sequence[Part], units: Sequence[Sequence[Unit]]) -> pa.Schema:
+    """Return the passed-through columns, in the types that all parts have them in.
+
+    Raises:
+        ValueError: if two parts have one in two types.
+    """
+    schemas = [_plain(of_part[0].passed_through_schema) for of_part in units]
+    for part, schema in zip(parts, schemas, strict=True):
+        for column, first in zip(schema, schemas[0], strict=True):
+            if column.type != first.type:
+                raise ValueError(
+                    f"the column {column.name} is {first.type} in the source {parts[0].name} and "
+                    f"{column.type} in {part.name}; make them one type, or do not pass it through"
+                )
+    return schemas[0]
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with strings and bytes of one kind, whatever their offsets' width."""
+    kinds = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    return pa.schema([one.with_type(kinds.get(one.type, one.type)) for one in schema])
 
 
 def _taken(units: Sequence[Unit], count: int, seed: int) -> dict[str, int]:
@@ -88,7 +115,8 @@ def _taken(units: Sequence[Unit], count: int, seed: int) -> dict[str, int]:
     return taken
 
 
-def _renamed(unit: Unit, part: Part, rows: int, passed: str) -> Unit:
-    """Return a unit under a key that says which part it is of and how many rows are taken."""
-    key = combined("part", part.name, unit.key, rows)
+def _renamed(unit: Unit, part: Part, rows: int, passed: str, seed: int) -> Unit:
+    """Return a unit under a key that says which part it is of and which rows are taken."""
+    chosen = None if rows == unit.rows else [rows, seed]
+    key = combined("part", part.name, unit.key, chosen)
     return dataclasses.replace(unit, key=key, rows=rows, part=part.name, passed_through=passed)

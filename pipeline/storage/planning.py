@@ -31,7 +31,7 @@ from pipeline.storage.image_files import READERS, check_size, cut_image, grouped
 from pipeline.storage.line_files import cut_jsonl, cut_text
 from pipeline.storage.locations import FileEntry, StoreError, redact_url
 from pipeline.storage.manifest import open_manifest
-from pipeline.storage.mixing import mixed_units
+from pipeline.storage.mixing import mixed_units, quotas
 from pipeline.storage.parquet_files import cut_parquet
 from pipeline.storage.pickle_files import cut_pickle
 from pipeline.storage.receipts import Receipt
@@ -169,9 +169,12 @@ def _mixed(
             f"{locations.listed([str(one.dimension or 'none') for one in plans])}"
         )
     units = mixed_units(corpus, [one.units for one in plans])
+    taken = quotas(corpus.parts, [one.rows for one in plans])
+    whole = [one for one, rows in zip(plans, taken, strict=True) if rows == one.rows]
     return Plan(
         units=tuple(units),
-        duplicate_units=tuple(unit for one in plans for unit in one.duplicate_units),
+        # Of parts not taken whole nothing is missing where a slice occurs again.
+        duplicate_units=tuple(unit for one in whole for unit in one.duplicate_units),
         skipped_files=tuple(file for one in plans for file in one.skipped_files),
         rows=sum(unit.rows for unit in units),
         dimension=widths.pop(),

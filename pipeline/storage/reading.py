@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,6 +46,7 @@ from pipeline.storage.mixing import chosen_rows
 from pipeline.storage.norms import Norms
 from pipeline.storage.parquet_files import read_parquet
 from pipeline.storage.pickle_files import read_pickle
+from pipeline.storage.slices import combined
 from pipeline.storage.tar_files import read_tar
 
 
@@ -68,14 +70,14 @@ def read_unit(
         ValueError: if the file cannot be read or was changed since it was planned.
     """
     corpus = corpus.of(unit)
-    whole = unit.whole
+    whole, places = unit.whole, chosen_rows(unit)
     embeddings = carries_embeddings(corpus, unit.format)
     stored = unit.format == "dataset"  # its rows were checked when they were written
     raw = _read(corpus, whole)
     rejects = raw.rejects
     columns: dict[str, pa.Array | pa.ChunkedArray] = {"row": pa.array(np.arange(whole.rows))}
     if raw.ids is None:
-        columns[ID] = pa.array([f"{unit.digest[:16]}-{row:06d}" for row in range(whole.rows)])
+        columns[ID] = _derived_ids(corpus, whole)
     else:
         ids = checked_ids(raw.ids, rejects)
         columns[ID] = ids if stored else safe_ids(ids, rejects)
@@ -93,13 +95,18 @@ def read_unit(
         rejects.mark(sizes == 0, RejectReason.UNDECODABLE_IMAGE)
     if embeddings:
         width = dimension or unit.dimension
-        counted = None if stored else norms
+        # Norms are said of whole slices: rows that are not taken would be counted too.
+        counted = None if stored or places is not None else norms
         columns[EMBEDDING] = _embedding_column(raw, whole, width, rejects, counted)
     for name, column in raw.passed_through.items():
         mark_broken_text(column, rejects)
         columns[name] = column
     if unit.part:
         columns[SOURCE] = pa.array([unit.part]).take(pa.array(np.zeros(whole.rows, np.int64)))
+    if places is not None:
+        # Before rows are held against one another: none is lost to one that is not taken.
+        columns = {name: column.take(pa.array(places)) for name, column in columns.items()}
+        rejects = rejects.taken(places)
     if raw.ids is not None:
         mark_repeated(columns[ID], rejects, RejectReason.DUPLICATE_ID)
     if corpus.unique_texts and TEXT in columns:
@@ -107,11 +114,18 @@ def read_unit(
         mark_repeated(pa.array(texts, pa.string()), rejects, RejectReason.DUPLICATE_TEXT)
     if duplicates is not None and len(duplicates):
         _mark_shared(unit, columns, rejects, duplicates)
-    columns["content"] = _contents(raw)
+    columns["content"] = _contents(raw, columns["row"].to_numpy(), rejects)
     columns[REJECT] = rejects.to_arrow()
-    table = pa.table(columns)
-    places = chosen_rows(unit)
-    return table if places is None else table.take(pa.array(places))
+    return pa.table(columns)
+
+
+def _derived_ids(corpus: Corpus, unit: Unit) -> pa.Array:
+    """Return ids (n,) made of a slice's content, and in a mixture of the column that is read."""
+    digest = unit.digest
+    if unit.part:
+        # One file may be several sources, of a caption column each.
+        digest = combined(unit.digest, corpus.text_column, corpus.embedding_column)
+    return pa.array([f"{digest[:16]}-{row:06d}" for row in range(unit.rows)])
 
 
 _READS: dict[Format, Callable[[Corpus, Unit], RawRows]] = {
@@ -165,11 +179,11 @@ def _mark_shared(
         rejects.mark(mask, reason)
 
 
-def _contents(raw: RawRows) -> pa.Array:
-    """Return the raw bytes of rejected rows, cut; null for good rows."""
-    good = raw.rejects.good
+def _contents(raw: RawRows, rows: npt.NDArray[np.int64], rejects: Rejects) -> pa.Array:
+    """Return the raw bytes, cut, of those of a slice's rows (n,) that are rejected; else null."""
+    good = rejects.good
     contents = []
-    for row in np.flatnonzero(~good):
+    for row in rows[~good]:
         content = raw.content(int(row))
         contents.append(None if content is None else content[:CONTENT_BYTES])
     # The index of a row's content is the number of rejected rows before it.

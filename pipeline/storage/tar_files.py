@@ -215,7 +215,7 @@ def _samples(data: bytes) -> Iterator[_Sample]:
     """Yield the samples of a range of a tar; their files are views of it."""
     view, sample = memoryview(data), None
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for info in tar:
+        for info in _infos(tar):
             member = member_of(info)
             if member is None:
                 continue
@@ -227,6 +227,21 @@ def _samples(data: bytes) -> Iterator[_Sample]:
                 sample.add(member.extension, view[member.data_start : member.data_stop])
     if sample is not None:
         yield sample
+
+
+def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a range that was read as planned.
+
+    A header for all that follows may stand at its end, and what follows be the next unit's.
+    """
+    while True:
+        try:
+            info = tar.next()
+        except tarfile.ReadError:
+            return
+        if info is None:
+            return
+        yield info
 
 
 def _content(corpus: Corpus, sample: _Sample) -> bytes | None:

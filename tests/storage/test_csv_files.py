@@ -129,3 +129,13 @@ def test_tabs_and_compression(tmp_path):
         file.write(sink.getvalue().encode())
     table = read_all(text_corpus(tmp_path), 7)
     assert list(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)) == rows
+
+
+def test_files_joined_end_to_end(tmp_path):
+    """A byte order mark inside is content; what is planned is what is read."""
+    parts = [f'\ufeff"text",id\n"a, {n}",{n}\n' for n in range(2)]
+    (tmp_path / "a.csv").write_text("".join(parts), encoding="utf-8")
+    whole = read_all(text_corpus(tmp_path), 100)
+    for rows_per_shard in (1, 2):
+        table = read_all(text_corpus(tmp_path), rows_per_shard)
+        assert table.column("text").equals(whole.column("text"))

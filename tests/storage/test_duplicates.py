@@ -140,3 +140,11 @@ def test_other_rules_make_other_units(tmp_path):
     options = ({}, {"unique_texts": True}, {"unicode": "NFC"}, {"unicode": "NFKC"})
     keys = {plan(text_corpus(tmp_path, **one), 9).units[0].key for one in options}
     assert len(keys) == 4
+
+
+def test_rows_without_captions_are_like_no_other(tmp_path):
+    np.save(tmp_path / "a.npy", np.eye(8, dtype=np.float32))
+    corpus = text_corpus(tmp_path, unique_texts=True)
+    units = plan(corpus, 3).units
+    hashes = [(one.key, row_hashes(read_unit(corpus, one), texts=True)) for one in units]
+    assert len(Duplicates.from_units(hashes)) == 0

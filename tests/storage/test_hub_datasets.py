@@ -1,5 +1,6 @@
 import io
 import json
+import secrets
 from pathlib import Path
 
 import datasets
@@ -32,8 +33,13 @@ def write(folder, kind):
     return str(folder)
 
 
-def read(target):
-    return pq.read_table([str(path) for path in sorted(Path(target).glob("*.parquet"))])
+def run():
+    """Another run each time."""
+    return secrets.token_hex(4)
+
+
+def read(copy):
+    return pq.read_table([str(path) for path in sorted(Path(copy.folder).glob("*.parquet"))])
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +53,7 @@ def test_the_columns_asked_for(tmp_path, kind, streaming):
     path = write(tmp_path / "in", kind)
     dataset = HubDataset(path=path, streaming=streaming, columns=("text",), optional=("id", "none"))
     seen = []
-    target = copied(dataset, str(tmp_path / "out"), lambda rows, _: seen.append(rows))
+    target = copied(dataset, str(tmp_path / "out"), "run", lambda rows, _: seen.append(rows))
     assert read(target).to_pydict() == ROWS
     assert seen[-1] == 30
 
@@ -55,16 +61,54 @@ def test_the_columns_asked_for(tmp_path, kind, streaming):
 def test_a_copy_is_made_once_and_anew_when_files_change(tmp_path, monkeypatch):
     path = write(tmp_path / "in", "json")
     dataset = HubDataset(path=path, columns=("text",))
-    first = copied(dataset, str(tmp_path / "out"))
+    first = copied(dataset, str(tmp_path / "out"), run())
     with monkeypatch.context() as patch:
         patch.setattr(hub_datasets, "_tables", None)
-        assert copied(dataset, str(tmp_path / "out")) == first
+        assert copied(dataset, str(tmp_path / "out"), run()) == first
     with (tmp_path / "in" / "train.jsonl").open("a") as file:
         file.write(json.dumps({"id": "new", "text": "new", "n": 1}) + "\n")
-    second = copied(dataset, str(tmp_path / "out"))
+    second = copied(dataset, str(tmp_path / "out"), run())
     assert read(second).column("text").to_pylist() == [*ROWS["text"], "new"]
-    # What it was before is not left to fill the disk.
-    assert not list((tmp_path / "out").glob(f"{Path(first).name}/*"))
+    # The copy of before may be in use; older ones are not left to fill the disk.
+    with (tmp_path / "in" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "newer", "text": "newer", "n": 1}) + "\n")
+    third = copied(dataset, str(tmp_path / "out"), run())
+    whole = [path.parent for path in (tmp_path / "out").glob("*/copied.json")]
+    assert {str(path) for path in whole} == {second.folder, third.folder}
+    assert not list(Path(first.folder).glob("*"))
+
+
+def test_a_run_reads_one_copy_whatever_happens_to_the_data_set(tmp_path):
+    path = write(tmp_path / "in", "json")
+    dataset = HubDataset(path=path, columns=("text",))
+    first = copied(dataset, str(tmp_path / "out"), "this run")
+    with (tmp_path / "in" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "new", "text": "new", "n": 1}) + "\n")
+    assert copied(dataset, str(tmp_path / "out"), "this run") == first
+    assert copied(dataset, str(tmp_path / "out"), "another run") != first
+
+
+def test_without_the_hub_the_last_copy_serves(tmp_path, monkeypatch):
+    class Hub:
+        def dataset_info(self, path, revision):
+            raise ConnectionError("no route to the hub")
+
+    dataset = HubDataset(path="somebody/captions", revision="main", columns=("text",))
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "HfApi", Hub)
+        with pytest.raises(ValueError, match="no route to the hub"):
+            copied(dataset, str(tmp_path / "out"), run())
+        patch.setattr(Hub, "dataset_info", lambda *_, **__: type("Info", (), {"sha": "a" * 40}))
+        rows = datasets.Dataset.from_dict(ROWS)
+        patch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+        first = copied(dataset, str(tmp_path / "out"), run())
+    other = HubDataset(path="somebody/else", revision="main", columns=("text",))
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    found = copied(dataset, str(tmp_path / "out"), run())
+    assert (found.folder, first.stale) == (first.folder, "")
+    assert "no route to the hub" in found.stale
+    with pytest.raises(ValueError, match="somebody/else"):
+        copied(other, str(tmp_path / "out"), run())
 
 
 def test_a_copy_that_was_cut_short_is_none(tmp_path, monkeypatch):
@@ -79,8 +123,8 @@ def test_a_copy_that_was_cut_short_is_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(hub_datasets, "_tables", dying)
         with pytest.raises(KeyboardInterrupt):
-            copied(dataset, str(tmp_path / "out"))
-    target = copied(dataset, str(tmp_path / "out"))
+            copied(dataset, str(tmp_path / "out"), run())
+    target = copied(dataset, str(tmp_path / "out"), run())
     assert read(target).column("text").to_pylist() == ROWS["text"]
 
 
@@ -100,7 +144,7 @@ def test_images_come_as_their_files_are(tmp_path, streaming):
         optional=("id",),
         image="image",
     )
-    table = read(copied(dataset, str(tmp_path / "out")))
+    table = read(copied(dataset, str(tmp_path / "out"), run()))
     assert table.schema.field("image").type == pa.binary()
     assert table.column("id").to_pylist() == ["p0", "p1", "p2", "p3"]
     for row, content in enumerate(table.column("image").to_pylist()):
@@ -117,7 +161,8 @@ def test_images_inside_the_rows(tmp_path):
     (tmp_path / "in.parquet").rename(tmp_path / "in" / "train.parquet")
     dataset = HubDataset(path=str(tmp_path / "in"), columns=("image",), image="image")
     assert (
-        read(copied(dataset, str(tmp_path / "out")))["image"].to_pylist() == [sink.getvalue()] * 3
+        read(copied(dataset, str(tmp_path / "out"), run()))["image"].to_pylist()
+        == [sink.getvalue()] * 3
     )
 
 
@@ -134,7 +179,7 @@ def test_errors_name_the_data_set(tmp_path, change, message):
     path = write(tmp_path / "in", "parquet")
     dataset = HubDataset(**({"path": path, "columns": ("text",)} | change))
     with pytest.raises(ValueError, match=message) as caught:
-        copied(dataset, str(tmp_path / "out"))
+        copied(dataset, str(tmp_path / "out"), run())
     assert "\n" not in str(caught.value)
 
 
@@ -148,8 +193,8 @@ def test_a_commit_needs_no_network_once_it_is_copied(tmp_path, monkeypatch):
         return datasets.Dataset.from_dict(ROWS).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    first = copied(dataset, str(tmp_path / "out"))
-    assert copied(dataset, str(tmp_path / "out")) == first
+    first = copied(dataset, str(tmp_path / "out"), run())
+    assert copied(dataset, str(tmp_path / "out"), run()) == first
     assert asked == [("somebody/captions", None, commit, "train", True)]
     assert read(first).to_pydict() == {"text": ROWS["text"]}
 
@@ -166,17 +211,19 @@ def test_a_branch_is_asked_for_its_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict(ROWS))
     dataset = HubDataset(path="somebody/captions", revision="main", columns=("text",))
-    first = copied(dataset, str(tmp_path / "out"))
-    assert copied(dataset, str(tmp_path / "out")) == first
+    first = copied(dataset, str(tmp_path / "out"), run())
+    assert copied(dataset, str(tmp_path / "out"), run()) == first
     Info.sha = "b" * 40
-    assert copied(dataset, str(tmp_path / "out")) != first
+    assert copied(dataset, str(tmp_path / "out"), run()) != first
 
 
 def test_many_rows_make_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_datasets, "_BATCH_ROWS", 7)
     monkeypatch.setattr(hub_datasets, "_PART_BYTES", 100)
     target = copied(
-        HubDataset(path=write(tmp_path / "in", "saved"), columns=("text",)), str(tmp_path / "out")
+        HubDataset(path=write(tmp_path / "in", "saved"), columns=("text",)),
+        str(tmp_path / "out"),
+        run(),
     )
     assert read(target).column("text").to_pylist() == ROWS["text"]
-    assert len(list(Path(target).glob("*.parquet"))) > 2
+    assert len(list(Path(target.folder).glob("*.parquet"))) > 2

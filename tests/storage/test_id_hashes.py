@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pipeline.schema import RejectReason
 from pipeline.storage import locations, plan, read_unit, row_hashes
 from pipeline.storage.id_hashes import ids_name, read_id_hashes, write_id_hashes
+from pipeline.storage.slices import combined
 from tests.storage.samples import text_corpus, write_jsonl
 
 
@@ -78,3 +80,26 @@ def test_no_id_reaches_the_file(tmp_path, corpus):
     names = [entry.name for entry in locations.list_files(str(tmp_path / "ids"))]
     assert sorted(names) == sorted(ids_name(corpus, unit) for unit in units)
     assert not any(b"id-" in path.read_bytes() for path in (tmp_path / "ids").iterdir())
+
+
+def test_names_of_hashes_that_were_kept_before_stay(tmp_path):
+    """Fields and reasons that came later change no name where they are not used."""
+    (tmp_path / "a.txt").write_text("x\n")
+    corpus = text_corpus(tmp_path / "a.txt")
+    (unit,) = plan(corpus, 3).units
+    fields = {
+        "modality": "text",
+        "id_column": "id",
+        "text_column": "text",
+        "image_column": "image",
+        "embedding_column": None,
+        "passed_through": (),
+        "max_text_bytes": 65_536,
+    }
+    reasons = sorted(set(RejectReason) - {RejectReason.DUPLICATE_TEXT})
+    rules = combined("id hashes", [1, reasons, None, fields])[:16]
+    assert ids_name(corpus, unit) == f"{unit.key}-{rules}.hashes"
+    called = dataclasses.replace(corpus, called="audio")
+    assert ids_name(called, unit) == ids_name(corpus, unit)
+    unique = dataclasses.replace(corpus, unique_texts=True)
+    assert ids_name(unique, unit) != ids_name(corpus, unit)

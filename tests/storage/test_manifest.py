@@ -184,6 +184,15 @@ def test_nothing_new_is_no_new_version(root, tmp_path):
     assert versions(root) == [manifest.version]
 
 
+def test_the_same_bytes_by_other_settings_are_a_version(root, tmp_path):
+    """Readers of its settings, such as the next fit, have to see those that hold now."""
+    manifest, receipts = write_dataset(root, tmp_path / "in")
+    others = [dataclasses.replace(one, fingerprint="of other settings") for one in receipts]
+    found = recommit(root, others)
+    assert found.version != manifest.version
+    assert open_manifest(root) == found
+
+
 def test_each_change_is_a_version_with_its_parent(root, tmp_path):
     first, receipts = write_dataset(root, tmp_path / "in")
     second = recommit(root, receipts[:2])

@@ -1,15 +1,17 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import Corpus, plan, read_unit
+from pipeline.storage import Corpus, Duplicates, plan, read_unit, row_hashes
 from pipeline.storage.corpus import Part
 from pipeline.storage.mixing import quotas
-from tests.storage.samples import text_corpus, unit_norm, write_jsonl, write_parquet
+from tests.storage.samples import reasons, text_corpus, unit_norm, write_jsonl, write_parquet
 
 
 def part(name, path="x", weight=None, max_rows=None, **fields):
@@ -72,7 +74,7 @@ def test_rows_carry_their_source_and_keep_their_columns(tmp_path):
         tmp_path / "a.jsonl", [{"id": f"a{n}", "text": f"a {n}", "n": n} for n in range(23)]
     )
     columns = {"name": [f"b{n}" for n in range(17)], "caption": [f"b {n}" for n in range(17)]}
-    write_parquet(tmp_path / "b.parquet", columns | {"n": pa.array(range(17), pa.int32())})
+    write_parquet(tmp_path / "b.parquet", columns | {"n": pa.array(range(17), pa.int64())})
     corpus = mixture(
         part("first", tmp_path / "a.jsonl", passed_through=("n",)),
         part(
@@ -165,3 +167,76 @@ def test_its_identity_names_the_parts_without_credentials(tmp_path):
     assert "secret" not in said
     assert "the mixture of a, b" in said
     assert "unicode" not in text_corpus("x").identity  # what was made before stays valid
+
+
+def test_columns_of_two_types_are_refused(tmp_path):
+    for name, kind in (("a", pa.int64()), ("b", pa.int32()), ("c", pa.large_string())):
+        values = pa.array([1, 2]).cast(kind)
+        write_parquet(tmp_path / f"{name}.parquet", {"text": ["x", "y"], "n": values})
+    (tmp_path / "d.csv").write_text("text,n\nz,3\n")
+
+    def of(*names):
+        parts = [part(one, next(tmp_path.glob(f"{one}.*")), passed_through=("n",)) for one in names]
+        return mixture(*parts, passed=("n",))
+
+    message = "column n is int64 in the source a and int32 in b; make them one type"
+    with pytest.raises(ValueError, match=message):
+        plan(of("a", "b"), 5)
+    # Strings are strings, however wide their offsets are.
+    assert rows_of(of("c", "d")).column("n").to_pylist() == ["1", "2", "3"]
+
+
+def test_what_a_capped_unit_takes_is_what_was_compared(tmp_path):
+    """Units that lose rows to others go on under another key, with the rows that were chosen."""
+    for name in "ab":
+        records = [{"id": f"r{row}", "text": f"{name} {row}"} for row in range(60)]
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    corpus = mixture(part("a", tmp_path / "a.jsonl"), part("b", tmp_path / "b.jsonl", max_rows=30))
+    units = plan(corpus, 25).units
+    hashes = {unit.key: row_hashes(read_unit(corpus, unit)) for unit in units}
+    found = Duplicates.from_units(list(hashes.items()))
+    renamed = [replace(unit, key=f"new-{unit.key}", planned_key=unit.key) for unit in units]
+    keys = {unit.planned_key: unit.key for unit in renamed}
+    tables = [read_unit(corpus, unit, duplicates=found.renamed(keys)) for unit in renamed]
+    table = pa.concat_tables(tables)
+    kept = table.filter(pc.is_null(table.column("reject"))).column("id").to_pylist()
+    assert len(kept) == len(set(kept)) == 60
+    assert reasons(table).count("duplicate_id") == 30
+
+
+def test_no_row_is_lost_to_one_that_is_not_taken(tmp_path):
+    (tmp_path / "a.txt").write_text("the same\n" * 90)
+    capped = part("a", tmp_path / "a.txt", max_rows=5, unique_texts=True)
+    table = rows_of(mixture(capped, part("b", write_lines(tmp_path / "b.txt", "b", 3))), 100)
+    assert reasons(table) == [None, *["duplicate_text"] * 4, None, None, None]
+
+
+def test_slices_that_occur_again_are_no_rejects_of_a_part_not_taken_whole(tmp_path):
+    (tmp_path / "a.txt").write_text("the same\n" * 90)
+    other = part("b", write_lines(tmp_path / "b.txt", "b", 3))
+    for most, missing in ((5, 0), (None, 80)):
+        planned = plan(mixture(part("a", tmp_path / "a.txt", max_rows=most), other), 10)
+        assert sum(unit.rows for unit in planned.duplicate_units) == missing
+
+
+def test_two_columns_of_one_file_are_two_sources(tmp_path):
+    columns = {"short": [f"s {n}" for n in range(9)], "long": [f"l {n}" for n in range(9)]}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    parts = [part(name, path, text_column=name) for name in ("short", "long")]
+    ids = rows_of(mixture(*parts)).column("id").to_pylist()
+    assert len(set(ids)) == 18
+    again = rows_of(mixture(parts[0], part("again", path, text_column="short")))
+    assert len(set(again.column("id").to_pylist())) == 9
+
+
+def test_the_seed_chooses_within_one_unit_too(tmp_path):
+    path, other = write_lines(tmp_path / "a.txt", "a", 50), write_lines(tmp_path / "b.txt", "b", 1)
+    found = {
+        tuple(
+            rows_of(mixture(part("a", path, max_rows=5), part("b", other), seed=seed), 100)
+            .column("text")
+            .to_pylist()
+        )
+        for seed in range(4)
+    }
+    assert len(found) == 4

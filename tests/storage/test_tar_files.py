@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import tarfile
 
@@ -470,3 +471,20 @@ def test_what_is_held_back_of_a_tar_stays_small(tmp_path):
         held = [len(scan._pending) for _ in tar_scan.scan_members(scan)]
     assert max(held) < 4096
     assert plan(image_corpus(tmp_path), 10).rows == 2
+
+
+def test_a_header_for_all_that_follows_may_end_a_unit(tmp_path):
+    whole = tar_of(samples(6))
+    for before in (2, 3, 5):
+        # Between two samples, where a unit of as many samples ends.
+        with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+            place = next(
+                info.offset for info in tar.getmembers() if info.name.startswith(f"{before:06d}")
+            )
+        extra = tarfile.TarInfo.create_pax_global_header({"comment": "packed here"})
+        (tmp_path / "a.tar").write_bytes(whole[:place] + extra + whole[place:])
+        corpus = image_corpus(tmp_path / "a.tar")
+        expected = read_all(corpus, 100).column("image")
+        for rows_per_shard in (1, 2, 3, 5):
+            table = read_all(corpus, rows_per_shard)
+            assert table.column("image").to_pylist() == expected.to_pylist()
