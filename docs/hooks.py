@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.config.reading import NAME
 
 _MARKER = "<!-- every key -->"
 _LONGEST_DEFAULT = 60
@@ -47,8 +48,12 @@ def configuration_tables() -> str:
 def _keys(schema: _Node, node: _Node, section: str = "") -> Iterator[tuple[str, str, _Node]]:
     """Yield the section, dotted name and schema of every key, those of a section together."""
     properties = _resolved(schema, node).get("properties", {})
-    below = {name: child for name, child in properties.items() if _is_section(schema, child)}
     dotted = f"{section}." if section else ""
+    below = {name: child for name, child in properties.items() if _is_section(schema, child)}
+    for name, child in properties.items():
+        named = child.get("additionalProperties")
+        if isinstance(named, Mapping) and _is_section(schema, named):
+            below[f"{name}.{NAME}"] = named
     for name, child in properties.items():
         if name not in below:
             yield section, f"{dotted}{name}", child
@@ -70,7 +75,9 @@ def _about(schema: _Node, section: str) -> str:
     """Return the first paragraph of what a section's class says of itself."""
     node = schema
     for name in filter(None, section.split(".")):
-        node = _resolved(schema, _resolved(schema, node)["properties"][name])
+        found = _resolved(schema, node)
+        below = found["additionalProperties"] if name == NAME else found["properties"][name]
+        node = below
     return _resolved(schema, node).get("description", "").partition("\n\n")[0] if section else ""
 
 

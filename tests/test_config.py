@@ -21,9 +21,13 @@ from pipeline.config import (
     nearest_key,
     parse_config,
 )
+from pipeline.config.reading import NAME
 
 OWN = {"model": "python:package.module:Class"}
 CONFIGS = Path(__file__).parent.parent / "configs"
+
+KEYS = [key for key in known_keys() if f".{NAME}." not in key]
+"""Those of no section under a name of the user's own."""
 
 
 def refused(values: dict[str, Any]) -> str:
@@ -68,7 +72,8 @@ def test_every_key_of_the_schema_has_a_line():
         node = schema
         for name in key.split("."):
             reference = node.get("$ref", "").rpartition("/")[2]
-            node = schema["$defs"].get(reference, node)["properties"][name]
+            found = schema["$defs"].get(reference, node)
+            node = found["additionalProperties"] if name == NAME else found["properties"][name]
         return node
 
     assert [key for key in known_keys() if not node_of(key).get("description")] == []
@@ -76,7 +81,7 @@ def test_every_key_of_the_schema_has_a_line():
 
 def test_every_known_key_can_be_set_to_its_default():
     values = parse_config({}).to_mapping()
-    for key in known_keys():
+    for key in KEYS:
         node = values
         for part in key.split("."):
             node = node[part]
@@ -219,6 +224,16 @@ def test_sources_that_cannot_be_mixed(text: dict[str, Any], said: str):
 def test_keys_of_before_are_told_where_they_went():
     with pytest.raises(ConfigError, match=r"did you mean text\.over_long"):
         parse_config({"rejects": {"truncated": "reject"}})
+
+
+def test_a_glob_is_no_alias():
+    assert apply_settings({}, ["text.path=*.csv"]) == {"text": {"path": "*.csv"}}
+
+
+@pytest.mark.parametrize("side", ["text", "image"])
+def test_data_sets_are_described_where_there_is_one(side: str):
+    with pytest.raises(ConfigError, match=rf"{side}\.hub is for the format datasets"):
+        parse_config({side: {"path": "a.txt", "hub": {"split": "val"}}})
 
 
 def test_a_mixture_reads_back():
@@ -380,7 +395,7 @@ def test_a_fingerprint_is_of_the_sections_named():
     assert plain.fingerprint("align") != plain.fingerprint("seed")
 
 
-@given(st.sampled_from(known_keys()), st.data())
+@given(st.sampled_from(KEYS), st.data())
 def test_a_misspelt_key_finds_its_way_back(key: str, data: st.DataObject):
     """A letter left out of a name of five or more leads back to a key of that or a close name."""
     name = key.rpartition(".")[2]

@@ -32,7 +32,7 @@ SHELL = "".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)).replace
 PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
 CLASS, WRITER = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
-    shlex.split(line.removeprefix("PYTHONPATH=$PWD "), comments=True)
+    shlex.split(line.removeprefix("PYTHONPATH=$PWD ").removeprefix(".venv/bin/"), comments=True)
     for line in SHELL.splitlines()
     if "anisoalign " in line
 ]

@@ -53,7 +53,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings:
-    """The geometric ladder of noise scales sigma_t, in radians (section 4.3)."""
+    """The geometric ladder of noise scales sigma_t, in radians (section 4.3 of the paper)."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
@@ -79,7 +79,7 @@ class NoiseSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """Stage I: the periodic phase prior of the target (section 4.3)."""
+    """Stage I: the periodic phase prior of the target (section 4.3 of the paper)."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
@@ -112,7 +112,7 @@ class PriorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerSettings:
-    """Stage II: the instance-conditioned bounded refinement of the source (section 4.4).
+    """Stage II: the bounded refinement of each row of the source (section 4.4 of the paper).
 
     Neither loss of the method looks at the complement, so `complement_bound` limits a change that
     training leaves at zero.

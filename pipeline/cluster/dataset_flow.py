@@ -21,6 +21,7 @@ from pipeline.cluster.units import UnitFlow
 from pipeline.cluster.writing import writing
 from pipeline.config import RunConfig
 from pipeline.report.console import Reporter
+from pipeline.schema import RejectReason
 from pipeline.storage import locations
 from pipeline.storage.corpus import Corpus, Unit
 from pipeline.storage.id_hashes import looks_at_texts
@@ -304,6 +305,10 @@ def _check_rejects(config: RunConfig, request: DatasetRequest, receipts: Sequenc
     duplicated = sum(unit.rows for unit in request.plan.duplicate_units)
     if duplicated:
         counts["duplicate_id"] += duplicated
+    # What a run is asked to leave out is no sign of a broken input.
+    counts.pop(RejectReason.DUPLICATE_TEXT, None)
+    if request.embed.get("over_long") == "reject":
+        counts.pop(RejectReason.TOO_LONG, None)
     rejected, rows = sum(counts.values()), request.plan.rows + duplicated
     if rejected > config.rejects.max_share * rows:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

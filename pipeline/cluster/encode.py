@@ -62,5 +62,28 @@ def encode(config: RunConfig, reporter: Reporter) -> list[FlowReport]:
         sides.append("image")
     if not sides:
         raise ConfigError("neither text.path nor image.path is set; give one with --set")
+    if len(sides) > 1:
+        _check_widths(config, reporter)
     reports = [encode_side(config, side, reporter) for side in sides]
     return [report for report in reports if report is not None]
+
+
+def _check_widths(config: RunConfig, reporter: Reporter) -> None:
+    """Raise ValueError if embeddings given for one side do not fit the encoder of the other.
+
+    Before the other is encoded, which may take days.
+    """
+    both: tuple[Side, Side] = ("text", "image")
+    corpora = {side: source_corpus(config, side, reporter) for side in both}
+    given = [side for side in both if corpora[side].holds_embeddings]
+    if len(given) != 1:
+        return
+    corpus = corpora[given[0]]
+    width = plan_corpus(config, corpus, f"{corpus.name} embeddings", reporter).dimension
+    encoder = described_encoder(config)
+    if width != encoder["dimension"]:
+        raise ValueError(
+            f"the {corpus.name} embeddings of {corpus.shown} have width {width}, the encoder "
+            f"{config.encoder.model} gives {encoder['dimension']}; both sides must come from one "
+            "encoder"
+        )

@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key and what to do."""
 
 
+NAME = "NAME"
+"""What stands for a name of the user's own in a dotted key."""
+
+
 @cache
 def known_keys() -> tuple[str, ...]:
     """Return every dotted key of the configuration."""
@@ -32,6 +36,11 @@ def known_keys() -> tuple[str, ...]:
         properties = definitions.get(reference.rpartition("/")[2], node).get("properties", {})
         for name, child in properties.items():
             dotted = f"{prefix}{name}"
+            named = child.get("additionalProperties")
+            if isinstance(named, Mapping):  # sections under names of the user's own
+                yield dotted
+                yield from walk(named, f"{dotted}.{NAME}.")
+                continue
             below = list(walk(child, f"{dotted}."))
             yield from below or [dotted]
 
@@ -42,7 +51,7 @@ def nearest_key(unknown: str) -> str | None:
     """Return the known dotted key closest to an unknown one, None when nothing is near."""
     keys = known_keys()
     last = unknown.rpartition(".")[2]
-    by_name = {key.rpartition(".")[2]: key for key in keys}
+    by_name = {key.rpartition(".")[2]: key for key in keys if NAME not in key}
     if last in by_name:  # the right name in the wrong section
         return by_name[last]
     sections = sorted({key.rpartition(".")[0] for key in keys} - {""})
@@ -115,7 +124,8 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {setting}: {section} is a value, not a section")
         try:
-            node[last] = yaml.safe_load(value)
+            # A glob, which YAML would take for an alias.
+            node[last] = value if value.startswith("*") else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting}: the value is not YAML ({error})") from None
     return result

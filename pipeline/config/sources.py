@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,12 @@ class HubSection(Section):
     """Fetch rows as they are read, instead of the whole data set first."""
 
 
+def check_hub(found: Format, hub: HubSection) -> None:
+    """Raise ValueError where a side says what to read of a data set that it is none of."""
+    if found != "datasets" and hub != HubSection():
+        raise ValueError("hub is for the format datasets; set that, or leave hub out")
+
+
 class TextCorpus(Section):
     """Captions, or text embeddings made elsewhere, in files of one kind."""
 
@@ -48,6 +54,11 @@ class TextCorpus(Section):
     ids_path: str | None = None
     """For one .npy, .npz or .safetensors: file of ids, one a line, or a .npy of them."""
     hub: HubSection = HubSection()
+
+    @model_validator(mode="after")
+    def _check_hub(self) -> Self:
+        check_hub(self.format, self.hub)
+        return self
 
 
 class NamedSource(TextCorpus):
@@ -123,3 +134,8 @@ class ImageSource(Section):
     ids_path: str | None = None
     """For one .npy, .npz or .safetensors: file of ids, one a line, or a .npy of them."""
     hub: HubSection = HubSection()
+
+    @model_validator(mode="after")
+    def _check_hub(self) -> Self:
+        check_hub(self.format, self.hub)
+        return self

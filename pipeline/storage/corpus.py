@@ -20,6 +20,8 @@ from pipeline.storage.locations import FileEntry, redact_url
 
 MAX_TEXT_BYTES = 65_536
 _ADDED = frozenset({"unicode", "unique_texts", "parts", "seed"})
+_SAVED = frozenset({"dataset_dict.json", "state.json"})
+"""What Hugging Face's save_to_disk leaves in its folders."""
 _UNFIT_FOR_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED = frozenset(
     {schema.ID, schema.TEXT, schema.EMBEDDING, schema.REJECT, schema.ENVELOPE, "row", "content"}
@@ -262,6 +264,8 @@ def corpus_files(corpus: Corpus) -> tuple[Format, list[FileEntry]]:
         entries = locations.list_files(url)
         if corpus.format == "auto" and any(_CLIP_RETRIEVAL.match(one.name) for one in entries):
             return "clip-retrieval", _clip_retrieval_files(corpus, entries)
+        if corpus.format == "auto" and _SAVED & {entry.name for entry in entries}:
+            raise ValueError(f"{corpus.shown} is a Hugging Face data set; set format: datasets")
     elif locations.exists(url):
         return _only_file(corpus, url)
     else:

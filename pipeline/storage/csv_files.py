@@ -42,6 +42,11 @@ def cut_csv(corpus: Corpus, url: str, rows_per_shard: int) -> FileFacts:
         header, position = _header(records, url)
         wanted = [corpus.text_column, *corpus.passed_through]
         wanted += [corpus.id_column] if corpus.id_column != "id" else []
+        if len(header) == 1 and ";" in header[0]:
+            raise ValueError(
+                f"{redact_url(url)} has semicolons between its columns; commas are read, and tabs "
+                "in .tsv: convert it"
+            )
         require_columns(wanted, header, url)
         start = rows = 0
         byte_start, digest = position, LinesDigest()

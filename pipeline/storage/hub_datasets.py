@@ -27,6 +27,7 @@ from pipeline.storage.slices import combined
 
 _MARK = "copied.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _BATCH_ROWS = 1024
 _PART_BYTES = 128 * 2**20
 _GROUP_ROWS = 2048
@@ -143,6 +144,8 @@ def _state(dataset: HubDataset) -> Any:
         return dataset.revision
     from huggingface_hub import HfApi
 
+    if not _HUB_NAME.fullmatch(dataset.path) or local.is_file():
+        return None  # opening it says what is wrong
     with _explained(dataset):
         return HfApi().dataset_info(dataset.path, revision=dataset.revision).sha
 
@@ -189,10 +192,23 @@ def _opened(dataset: HubDataset) -> Any:
     import datasets
 
     local = Path(dataset.path).expanduser()
-    if (local / "state.json").is_file():
-        return datasets.load_from_disk(str(local))
-    if (local / "dataset_dict.json").is_file():
-        return datasets.load_from_disk(str(local / dataset.split))
+    if local.is_file():
+        raise ValueError(f"{dataset.shown} is a file; leave out the format")
+    if local.is_dir() and dataset.revision is not None:
+        raise ValueError(f"{dataset.shown} is a folder, which has no revisions; leave it out")
+    saved = (local / "state.json").is_file()
+    if saved or (local / "dataset_dict.json").is_file():
+        if dataset.name is not None:
+            raise ValueError(
+                f"{dataset.shown} was saved to disk, without the name {dataset.name}; leave it out"
+            )
+        found = datasets.load_from_disk(str(local))
+        splits = {str(found.split or "train"): found} if saved else dict(found)
+        if dataset.split not in splits:
+            raise ValueError(f"{dataset.shown} has the splits {locations.listed(list(splits))}")
+        return splits[dataset.split]
+    if not local.is_dir() and not _HUB_NAME.fullmatch(dataset.path):
+        raise ValueError(f"{dataset.shown} is no folder here, and no name on the hub")
     found = datasets.load_dataset(
         str(local) if local.is_dir() else dataset.path,
         dataset.name,
@@ -233,5 +249,7 @@ def _unreadable(dataset: HubDataset, error: Exception) -> ValueError:
     line = redact_url((str(error).splitlines() or [""])[0] or type(error).__name__)
     return ValueError(
         f"the Hugging Face data set {dataset.shown} cannot be read: {line}; check its name, "
-        "revision and split, and the network, or name a local folder"
+        "revision and split, and the network; there is no folder of that name here"
+        if not Path(dataset.path).expanduser().exists()
+        else f"the Hugging Face data set {dataset.shown} cannot be read: {line}"
     )

@@ -151,22 +151,24 @@ def _mixed(
     remember: bool,
 ) -> Plan:
     """Return the plan of a mixed corpus, each part's files remembered by themselves."""
-    plans = [
-        plan(
-            part.corpus,
-            rows_per_shard,
-            on_unreadable_file,
-            progress,
-            None if cache is None else f"{cache.removesuffix('.json')}-{part.name}.json",
-            remember,
-        )
-        for part in corpus.parts
-    ]
+    plans = []
+    for part in corpus.parts:
+        kept = None if cache is None else f"{cache.removesuffix('.json')}-{part.name}.json"
+        try:
+            plans.append(
+                plan(part.corpus, rows_per_shard, on_unreadable_file, progress, kept, remember)
+            )
+        except StoreError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"the source {part.name}: {error}") from error
     widths = {one.dimension for one in plans}
     if len(widths) > 1:
+        named = zip(corpus.parts, plans, strict=True)
+        said = [f"{part.name} {one.dimension or 'has none'}" for part, one in named]
         raise ValueError(
-            f"{corpus.shown} has embeddings of several widths, or of some parts alone: "
-            f"{locations.listed([str(one.dimension or 'none') for one in plans])}"
+            f"{corpus.shown} has embeddings of several widths, or of some parts alone "
+            f"({locations.listed(said)}); all sources have them, of one width, or none has"
         )
     units = mixed_units(corpus, [one.units for one in plans])
     taken = quotas(corpus.parts, [one.rows for one in plans])

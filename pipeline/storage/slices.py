@@ -105,7 +105,8 @@ def require_columns(wanted: list[str], there: list[str], url: str) -> None:
     missing = [name for name in wanted if name not in there]
     if missing:
         raise ValueError(
-            f"{redact_url(url)} has no column {listed(missing)}; it has {listed(there)}"
+            f"{redact_url(url)} has no column {listed(missing)}; it has {listed(there)} "
+            "(text_column, image_column, embedding_column, id_column and passed_through name them)"
         )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.storage import verify
 from tests.cluster.conftest import World
-from tests.cluster.samples import dataset_rows, invoke, small_values, write_config
+from tests.cluster.samples import dataset_rows, error_line, invoke, small_values, write_config
 from tests.pictures import huge_png
 from tests.tars import special, write_tar
 
@@ -182,3 +182,19 @@ def test_images_of_a_hugging_face_data_set(local_ray: None, tmp_path: Path) -> N
     _, copied = dataset_rows(root)
     _, files = dataset_rows(tmp_path / "files" / "embeddings" / "image")
     assert copied.column("embedding").equals(files.column("embedding"))
+
+
+def test_embeddings_of_another_width_are_found_before_images_are_encoded(
+    local_ray: None, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    for row in range(4):
+        (tmp_path / "pictures" / f"{row}.png").write_bytes(drawn(row, "PNG"))
+    np.save(tmp_path / "texts.npy", np.eye(16, dtype=np.float32))
+    sides = {"text": {"path": str(tmp_path / "texts.npy")}}
+    sides["image"] = {"path": str(tmp_path / "pictures")}
+    config = write_config(tmp_path / "c.yaml", small_values(tmp_path / "run", **sides))
+    result = invoke("run", config, "-q")
+    assert result.exit_code == 1
+    assert "have width 16, the encoder demo gives 128" in error_line(result)
+    assert not (tmp_path / "run" / "embeddings").exists()

@@ -152,7 +152,7 @@ def test_captions_that_occur_again_across_sources(
         tmp_path / "run",
         caption_run,
         {"sources": sources},
-        rejects={"duplicate_texts": "reject", "max_share": 0.5},
+        rejects={"duplicate_texts": "reject"},
     )
     report = execute(config, synthesize)
     assert (report.rows, report.rejected) == (50, 20)

@@ -104,6 +104,7 @@ def test_a_comparison(tmp_path: Path, other: Names | None):
 
 
 FIGURES = {
+    "clouds": ("the spreads of depth embeddings and audio embeddings", "the depth embeddings do"),
     "spectra": ("depth embeddings", "audio embeddings"),
     "subspace-overlap": ("depth embeddings and audio embeddings",),
     "method-spectra": ("depth embedding minus substitute", "Audio (identity)"),

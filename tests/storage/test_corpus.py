@@ -136,3 +136,9 @@ def test_a_unit_goes_through_json(tmp_path):
     again = Unit.from_json(unit.to_json())
     assert again == unit
     assert again.passed_through_schema.names == ["extra"]
+
+
+def test_a_saved_data_set_is_known(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(ValueError, match="set format: datasets"):
+        plan(text_corpus(tmp_path), 10)

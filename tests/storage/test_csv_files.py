@@ -93,7 +93,7 @@ def test_the_header_is_the_first_record(tmp_path, start):
         ("text,id\n\n\n", "no row below its header"),
         ("text,text\nx,y\n", "two columns alike"),
         ("caption,id\nx,y\n", "no column 'text'; it has 'caption' and 'id'|no column text"),
-        ("text;id\nx;y\n", "no column"),
+        ("text;id\nx;y\n", "has semicolons between its columns"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, content, message):

@@ -172,7 +172,7 @@ def test_images_inside_the_rows(tmp_path):
         ({"split": "nope"}, r"\(nope\) cannot be read: .*split"),
         ({"columns": ("caption",)}, "has no column caption; it has id, text, n"),
         ({"path": "nobody/nothing"}, r"nobody/nothing \(train\) cannot be read: .*the network"),
-        ({"path": "/no/such/folder"}, "cannot be read"),
+        ({"path": "/no/such/folder"}, "is no folder here, and no name on the hub"),
     ],
 )
 def test_errors_name_the_data_set(tmp_path, change, message):
@@ -181,6 +181,24 @@ def test_errors_name_the_data_set(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         copied(dataset, str(tmp_path / "out"), run())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("saved", {"split": "val"}, r"in \(val\) has the splits train"),
+        ("saved splits", {"split": "val"}, r"has the splits train, test"),
+        ("saved", {"name": "x"}, "saved to disk, without the name x"),
+        ("parquet", {"revision": "main"}, "is a folder, which has no revisions"),
+        ("parquet", {"path": "in/train.parquet"}, "is a file; leave out the format"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_passed_over(tmp_path, monkeypatch, kind, change, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in", kind)
+    dataset = HubDataset(**({"path": "in", "columns": ("text",)} | change))
+    with pytest.raises(ValueError, match=message):
+        copied(dataset, str(tmp_path / "out"), run())
 
 
 def test_a_commit_needs_no_network_once_it_is_copied(tmp_path, monkeypatch):

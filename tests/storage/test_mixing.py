@@ -153,11 +153,11 @@ def test_embeddings_of_one_width_alone(tmp_path):
     assert plan(corpus, 4).dimension == 8
     assert len(rows_of(corpus, 4)) == 12
     wrong = mixture(part("a", tmp_path / "a.npy"), part("c", tmp_path / "c.npy"))
-    with pytest.raises(ValueError, match="several widths"):
+    with pytest.raises(ValueError, match=r"several widths, or of some parts alone \(a 8, c 4\)"):
         plan(wrong, 4)
     write_lines(tmp_path / "d.txt", "d", 3)
     mixed = mixture(part("a", tmp_path / "a.npy"), part("d", tmp_path / "d.txt"))
-    with pytest.raises(ValueError, match="of some parts alone"):
+    with pytest.raises(ValueError, match="d has none"):
         plan(mixed, 4)
 
 
@@ -240,3 +240,9 @@ def test_the_seed_chooses_within_one_unit_too(tmp_path):
         for seed in range(4)
     }
     assert len(found) == 4
+
+
+def test_errors_name_the_source(tmp_path):
+    corpus = mixture(part("a", write_lines(tmp_path / "a.txt", "a", 3)), part("b", tmp_path / "no"))
+    with pytest.raises(ValueError, match="the source b: there is no file or folder"):
+        plan(corpus, 10)

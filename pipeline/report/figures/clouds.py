@@ -18,7 +18,7 @@ from pipeline.report.figures.drawing import (
     plain,
 )
 from pipeline.report.methods import method_label
-from pipeline.report.metrics import first_round
+from pipeline.report.metrics import first_round, names_of
 
 _JOINED_PAIRS = 25
 _COLUMNS = 2
@@ -31,7 +31,7 @@ _Places = Sequence[Sequence[float]]
 def draw_clouds(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawing:
     """Draw images with texts as they are, then along the gap with each method's substitutes."""
     clouds = curves["clouds"]
-    images = clouds["image"]
+    images, names = clouds["image"], names_of(metrics)
     title = "The two clouds, before alignment and after"
     rows = math.ceil((1 + len(clouds["substitutes"])) / _COLUMNS)
     figure, axes = panels(title, rows, _COLUMNS, 1.0 + 2.2 * rows, sharey=True)
@@ -41,7 +41,7 @@ def draw_clouds(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
     before.set_xlabel("along the gap")
     for panel, (name, places) in zip(after, clouds["substitutes"].items(), strict=False):
         _draw_panel(panel, images, places, colour(name), _SECOND)
-        panel.set_title(plain(f"after {method_label(name)}"), loc="left")
+        panel.set_title(plain(f"after {method_label(name, names)}"), loc="left")
         panel.set_xlabel("second direction")
         panel.set_xlim(_limits([images, *clouds["substitutes"].values()], _SECOND))
     for panel in after[len(clouds["substitutes"]) :]:
@@ -53,9 +53,12 @@ def draw_clouds(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
         [
             handle(plain(label), color=shade, marker=shape, linestyle="", markersize=5)
             for label, shade, shape in (
-                ("images", IMAGE_COLOUR, "o"),
-                ("texts", TEXT_COLOUR, "^"),
-                *((f"{method_label(name)}", colour(name), "^") for name in clouds["substitutes"]),
+                (names.targets, IMAGE_COLOUR, "o"),
+                (names.sources, TEXT_COLOUR, "^"),
+                *(
+                    (f"{method_label(name, names)}", colour(name), "^")
+                    for name in clouds["substitutes"]
+                ),
             )
         ],
         3,
@@ -63,10 +66,11 @@ def draw_clouds(metrics: Mapping[str, Any], curves: Mapping[str, Any]) -> Drawin
     return Drawing(
         "clouds",
         title,
-        f"{len(images):,} held-out pairs; a thin line joins an image with its text or substitute. "
-        "First and second direction are those beside the gap in which the spreads of images and "
-        "texts differ most. After alignment the view is along the gap: substitutes that spread as "
-        "the images do have entered their cloud." + first_round(metrics, what="The clouds"),
+        f"{len(images):,} held-out pairs; a thin line joins what belongs together. First and "
+        f"second direction are those beside the gap in which the spreads of {names.targets} and "
+        f"{names.sources} differ most. After alignment the view is along the gap: substitutes that "
+        f"spread as the {names.targets} do have entered their cloud."
+        + first_round(metrics, what="The clouds"),
         figure,
     )
 
