@@ -50,7 +50,11 @@ def known_keys() -> tuple[str, ...]:
 def nearest_key(unknown: str) -> str | None:
     """Return the known dotted key closest to an unknown one, None when nothing is near."""
     keys = known_keys()
-    last = unknown.rpartition(".")[2]
+    section, _, last = unknown.rpartition(".")
+    beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == section]
+    near = difflib.get_close_matches(last, beside, n=1, cutoff=0.8)
+    if near:
+        return ".".join(filter(None, (section, near[0])))
     by_name = {key.rpartition(".")[2]: key for key in keys if NAME not in key}
     if last in by_name:  # the right name in the wrong section
         return by_name[last]

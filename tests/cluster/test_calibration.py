@@ -164,6 +164,7 @@ def test_samples_are_of_the_corpus_and_its_format(tmp_path: Path, kind: str):
     sample = read_sample(corpus)
     assert (sample.corpus_rows, sample.files) == (16, 2)
     written = write_sample(sample, str(tmp_path / "again"), UNITS, ROWS)
+    assert written.pop("sources") == {}  # of the section, not of the corpus
     again = Corpus(modality="text", **{**settings, **written})
     planned = plan(again, ROWS)
     assert (len(planned.units), planned.rows) == (UNITS, UNITS * ROWS)

@@ -52,9 +52,9 @@ def test_only_new_units_are_hashed(
         again, same = find_duplicates(corpus, planned, reporter, str(root), flow(corpus))
     assert again == units
     assert same is not None
-    assert same.unit_keys == duplicates.unit_keys
-    assert same.hashes.tolist() == duplicates.hashes.tolist()
-    assert same.keepers.tolist() == duplicates.keepers.tolist()
+    assert same.ids.unit_keys == duplicates.ids.unit_keys
+    assert same.ids.hashes.tolist() == duplicates.ids.hashes.tolist()
+    assert same.ids.keepers.tolist() == duplicates.ids.keepers.tolist()
 
     write_jsonl(Path(corpus.path) / "d.jsonl", [{"id": "1", "text": "x"}, {"id": "z", "text": "y"}])
     (root / "ids" / min(first)).write_bytes(b"damaged")

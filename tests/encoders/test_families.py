@@ -345,6 +345,8 @@ def test_a_family_runs_to_a_verified_dataset(
         folder = hugging_face("roberta", pooler="mean_pooler")
     else:
         folder = make_folder(FAMILIES[name][0])
+        if "timm_model_name" in FAMILIES[name][0]["vision_cfg"]:
+            write_weights(folder, spread=0.4)
     texts = [f"{one} {other}" for one in WORDS[4:10] for other in WORDS[4:9]]
     (tmp_path / "captions.txt").write_text("\n".join(texts))
     (tmp_path / "pictures").mkdir()

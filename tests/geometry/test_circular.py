@@ -45,7 +45,7 @@ def test_zero_is_neutral():
     some = sums(polar_sample(5, 3, 0))
     assert_same(CircularSums.zero(3).merge(some), some)
     assert_same(some.merge(CircularSums.zero(3)), some)
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="no target embeddings"):
         PhaseStructure.of(CircularSums.zero(3), 2)
 
 
